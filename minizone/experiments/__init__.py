@@ -1,0 +1,1 @@
+"""One file per experiment: its settings with their presets, its model, what it reports."""

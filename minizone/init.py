@@ -1,0 +1,69 @@
+"""Initial values of weights: functions of (rng, shape) to an array. A matrix (M, N) multiplies columns of N numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from minizone.backend import Array, Generator, normal
+
+Initializer = Callable[[Generator, tuple[int, int], Any], Array]
+
+
+def _orthonormal(rng: Generator, side: int, rows: int) -> np.ndarray:
+    """``rows <= side`` orthonormal rows of length ``side``, uniform over all such (Mezzadri, 2007)."""
+    q, r = np.linalg.qr(normal(rng, (side, rows), np.float64))
+    return (q * np.sign(np.diagonal(r))).T
+
+
+def orthogonal(rng: Generator, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
+    """The whole rectangle: orthonormal rows or, if it is taller than wide, orthonormal columns.
+
+    As in the code of Cooijmans et al. (2017) and, before its last commit, of Krueger et al.
+    """
+    M, N = shape
+    W = _orthonormal(rng, max(M, N), min(M, N))
+    return (W if M <= N else W.T).astype(dtype)
+
+
+def orthogonal_blocks(rng: Generator, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
+    """Square orthogonal blocks side by side, each drawn by itself: the form of the code behind the paper's numbers.
+
+    Its scale is not that of `orthogonal`: W_h (4H, H) gets one orthogonal block for each gate, where the whole
+    rectangle gives a gate about half of one. The original requires that the shorter side divide the longer one; here
+    the last block is cut off where it does not (27 symbols, 8,000 rows).
+    """
+    M, N = shape
+    side, longer = min(M, N), max(M, N)
+    blocks = [_orthonormal(rng, side, side) for _ in range(-(-longer // side))]
+    W = np.concatenate(blocks)[:longer]  # (longer, side)
+    return (W if M >= N else W.T).astype(dtype)
+
+
+def glorot(rng: Generator, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
+    """Uniform in +-sqrt(6 / (M + N)): Glorot and Bengio (2010)."""
+    return uniform((24 / sum(shape)) ** 0.5)(rng, shape, dtype)
+
+
+def uniform(width: float) -> Initializer:
+    """Uniform in an interval of this full width around zero, as in Blocks: the default of the char model is 0.2."""
+
+    def draw(rng: Generator, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
+        return (width * (rng.random(shape) - 0.5)).astype(dtype)
+
+    return draw
+
+
+def identity(rng: Generator, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
+    """Ones on the diagonal; nothing is drawn."""
+    return np.eye(*shape, dtype=dtype)
+
+
+INITIALIZERS: dict[str, Initializer] = {
+    "ortho": orthogonal_blocks,
+    "ortho-whole": orthogonal,
+    "glorot": glorot,
+    "uniform": uniform(0.2),
+}

@@ -1,0 +1,1 @@
+"""The pointwise part of each cell, forward and backward, in place."""

@@ -1,0 +1,288 @@
+"""The loop: epochs, logs, checkpoints, and every way a run can end.
+
+All randomness of an update comes from streams keyed by (seed, purpose, epoch, update). What a checkpoint holds is
+therefore the parameters, the optimizer's averages and a few counters, and a resumed run goes on as if it had never
+stopped, to the bit.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+import minizone
+from minizone import checkpoint as files
+from minizone.backend import Generator, stream
+from minizone.errors import UserError
+from minizone.experiments.settings import RunSettings
+from minizone.layers import Module
+from minizone.optim import Adam
+from minizone.plotting import plot_runs
+from minizone.tensor import Tensor
+
+MAY_CHANGE = {"epochs", "patience", "max_minutes", "out", "resume", "data_dir", "device"}  # between run and resume
+
+
+class Experiment(Protocol):
+    """What `fit` needs to know of an experiment."""
+
+    task: str
+    metric: str
+    unit: str
+    model: Module
+
+    @property
+    def settings(self) -> Any: ...
+    @property
+    def data(self) -> Any: ...
+    @property
+    def reference(self) -> dict[str, dict[str, float]]: ...
+    def batches(self, epoch: int) -> Sequence[Any]: ...
+    def loss(self, batch: Any, rng: Generator) -> tuple[Tensor, int]: ...
+    def score(self, nats: float) -> float: ...
+    def validate(self) -> float: ...
+    def test(self) -> dict[str, float]: ...
+
+
+class Interrupted(Exception):
+    """The run was told to stop, and has saved itself. ``status`` is the exit status that says by what."""
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass
+class Progress:
+    """Where a run stands; with the parameters and the optimizer, all that a checkpoint needs."""
+
+    epoch: int = 1  # the one that is being trained
+    update: int = 0  # updates made in it
+    updates: int = 0  # updates made in all
+    seconds: float = 0.0
+    loss_sum: float = 0.0  # nats over the symbols of this epoch
+    loss_count: int = 0
+    norm_sum: float = 0.0  # of the gradients of this epoch
+    best_valid: float = math.inf
+    best_epoch: int = 0
+    done: bool = False
+
+
+def fit(experiment: Experiment, folder: Path, say: Any = print) -> dict[str, Any]:
+    """Train, validate after each epoch, keep the best, test it at the end; returns what summary.json holds.
+
+    Raises
+    ------
+    UserError
+        The loss is no longer finite, a file cannot be written, or a resumed run has other settings.
+    Interrupted
+        After SIGINT, SIGTERM or ``max_minutes``; a checkpoint has been written.
+    """
+    settings: RunSettings = experiment.settings
+    optimizer = Adam(
+        experiment.model.parameters(), settings.learning_rate, clip=settings.clipping, clip_what=settings.clip_what
+    )  # type: ignore[attr-defined]
+    progress = _resume(experiment, optimizer, folder) if settings.resume else _start(experiment, folder)
+    say(f"{experiment.task} on {experiment.data.name}, {optimizer.flat.size:,} parameters, run folder {folder}")
+    clock = time.monotonic() - progress.seconds
+    deadline = time.monotonic() + 60 * settings.max_minutes
+
+    with _signals() as received:
+        while not progress.done and progress.epoch <= settings.epochs:
+            batches = experiment.batches(progress.epoch)
+            bar = tqdm(total=len(batches), initial=progress.update, desc=f"epoch {progress.epoch}", unit="update",
+                       disable=not sys.stdout.isatty(), file=sys.stdout, leave=False)  # fmt: skip
+            while progress.update < len(batches):
+                _update(experiment, optimizer, batches[progress.update], progress)
+                mean = experiment.score(progress.loss_sum / progress.loss_count)
+                bar.set_postfix_str(f"{experiment.metric} {mean:.3f}", refresh=False)
+                bar.update()
+                if received or time.monotonic() >= deadline:
+                    bar.close()
+                    progress.seconds = time.monotonic() - clock
+                    _save(experiment, optimizer, progress, folder)
+                    raise _interrupted(received, progress, folder)
+            bar.close()
+            progress.seconds = time.monotonic() - clock
+            _finish_epoch(experiment, optimizer, progress, folder, say)
+            progress.seconds = time.monotonic() - clock
+        if not progress.best_epoch:
+            raise UserError(f"{folder}: there is nothing to do, the run has no epoch; give --epochs 1 or more")
+        return _summarize(experiment, progress, folder, say)
+
+
+def _update(experiment: Experiment, optimizer: Adam, batch: Any, progress: Progress) -> None:
+    """One minibatch: loss, gradient, step. Nothing is changed when the loss or the gradient is not finite."""
+    epoch, update = progress.epoch, progress.update + 1
+    loss, count = experiment.loss(batch, stream(experiment.settings.seed, "noise", epoch, update))
+    nats = float(loss)
+    if math.isfinite(nats):
+        loss.backward()
+        norm = optimizer.step()
+    if not math.isfinite(nats) or not math.isfinite(norm):
+        what = f"loss is {nats}" if not math.isfinite(nats) else f"norm of the gradient is {norm}"
+        raise UserError(
+            f"the {what} in epoch {epoch}, update {update}: the run has diverged. The last good checkpoint is kept;"
+            f" try a --learning-rate below {experiment.settings.learning_rate:g}"
+        )
+    progress.loss_sum += nats * count
+    progress.loss_count += count
+    progress.norm_sum += norm
+    progress.update, progress.updates = update, progress.updates + 1
+
+
+def _finish_epoch(experiment: Experiment, optimizer: Adam, progress: Progress, folder: Path, say: Any) -> None:
+    """Validate, write the row and the checkpoints, and make ready for the next epoch."""
+    settings, metric = experiment.settings, experiment.metric
+    valid = experiment.validate()
+    row = {
+        "epoch": progress.epoch,
+        "update": progress.updates,
+        "seconds": round(progress.seconds, 3),
+        f"train_{metric}": experiment.score(progress.loss_sum / progress.loss_count),
+        f"valid_{metric}": valid,
+        "grad_norm": progress.norm_sum / progress.update,
+        "learning_rate": optimizer.learning_rate,
+    }
+    better = valid < progress.best_valid
+    if better:
+        progress.best_valid, progress.best_epoch = valid, progress.epoch
+        files.save_arrays(
+            folder / "best.safetensors",
+            experiment.model.state_dict(),
+            epoch=progress.epoch,
+            **{f"valid_{metric}": valid},
+        )
+    progress.done = settings.patience > 0 and progress.epoch - progress.best_epoch >= settings.patience
+    files.append_row(folder / "metrics.jsonl", row)
+    progress.epoch += 1
+    progress.update = progress.loss_count = 0
+    progress.loss_sum = progress.norm_sum = 0.0
+    _save(experiment, optimizer, progress, folder)
+    say(
+        f"epoch {row['epoch']:3d}  train {row[f'train_{metric}']:.4f}  valid {valid:.4f} {metric}"
+        f"  {progress.updates / max(progress.seconds, 1e-9):.1f} updates/s{'  best' if better else ''}"
+    )
+
+
+def _summarize(experiment: Experiment, progress: Progress, folder: Path, say: Any) -> dict[str, Any]:
+    """Test the best parameters and write summary.json and curves.png."""
+    metric = experiment.metric
+    arrays, _ = files.load_arrays(folder / "best.safetensors")
+    experiment.model.load_state_dict(arrays)
+    summary = {
+        "task": experiment.task,
+        "dataset": experiment.data.name,
+        "best_epoch": progress.best_epoch,
+        f"best_valid_{metric}": progress.best_valid,
+        **experiment.test(),
+        "seconds": round(progress.seconds, 3),
+        "updates": progress.updates,
+        "updates_per_second": round(progress.updates / progress.seconds, 3),
+    }
+    files.write_json(folder / "summary.json", summary)
+    plot_runs([folder], folder / "curves.png")
+    say(
+        f"best validation {summary[f'best_valid_{metric}']:.4f} {metric} ({experiment.unit}) in epoch"
+        f" {progress.best_epoch}, test {summary[f'test_{metric}']:.4f}; curves in {folder / 'curves.png'}"
+    )
+    return summary
+
+
+def _start(experiment: Experiment, folder: Path) -> Progress:
+    """Make the folder of a new run and write its config."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "config.json").exists():
+            raise UserError(f"{folder} holds a run already: go on with it with --resume, or choose another --out")
+    except OSError as error:
+        raise UserError(f"cannot make the run folder {folder}: {error.strerror}") from None
+    settings = asdict(experiment.settings)
+    files.write_json(
+        folder / "config.json",
+        {
+            "task": experiment.task,
+            "metric": experiment.metric,
+            "unit": experiment.unit,
+            "settings": {k: (None if v == math.inf else v) for k, v in settings.items() if k not in ("out", "resume")},
+            "dataset": {"name": experiment.data.name, "sha256": experiment.data.sha256},
+            "reference": experiment.reference,
+            "versions": {
+                "minizone": minizone.__version__,
+                "python": platform.python_version(),
+                **{package: version(package) for package in ("numpy", "safetensors")},
+            },
+        },
+    )
+    return Progress()
+
+
+def _resume(experiment: Experiment, optimizer: Adam, folder: Path) -> Progress:
+    """Load the last checkpoint into the model and the optimizer, and cut the log back to it."""
+    config = files.read_json(folder / "config.json")
+    now = {**asdict(experiment.settings), "dataset": experiment.data.name, "sha256": experiment.data.sha256}
+    before = {**config["settings"], "dataset": config["dataset"]["name"], "sha256": config["dataset"]["sha256"]}
+    differences = [
+        f"{name} was {before.get(name)}, is {value}"
+        for name, value in now.items()
+        if name not in MAY_CHANGE and before.get(name) != value
+    ]
+    if differences or config["task"] != experiment.task:
+        raise UserError(f"cannot resume {folder} with other settings: {'; '.join(differences) or config['task']}")
+    if not (folder / "last.safetensors").exists():  # stopped before its first checkpoint: begin again
+        progress = Progress()
+    else:
+        arrays, metadata = files.load_arrays(folder / "last.safetensors")
+        experiment.model.load_state_dict(files.without_prefix("model", arrays))
+        optimizer.load_state_dict(files.without_prefix("optimizer", arrays))
+        progress = replace(Progress(), **metadata["progress"])
+        progress.done = False  # --patience may have changed
+    rows = [row for row in files.read_rows(folder / "metrics.jsonl") if row["epoch"] < progress.epoch]
+    (folder / "metrics.jsonl").unlink(missing_ok=True)
+    for row in rows:
+        files.append_row(folder / "metrics.jsonl", row)
+    return progress
+
+
+def _save(experiment: Experiment, optimizer: Adam, progress: Progress, folder: Path) -> None:
+    """Write last.safetensors."""
+    arrays = files.prefixed("model", experiment.model.state_dict())
+    arrays |= files.prefixed("optimizer", optimizer.state_dict())
+    files.save_arrays(folder / "last.safetensors", arrays, progress=asdict(progress))
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """While inside, SIGINT and SIGTERM are noted in a list; a second one ends the program at once."""
+    received: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        received.append(number)
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupted(received: list[int], progress: Progress, folder: Path) -> Interrupted:
+    why = f"stopped by {signal.Signals(received[0]).name}" if received else "stopped after --max-minutes"
+    return Interrupted(
+        f"{why} in epoch {progress.epoch} after update {progress.update}; saved in {folder}, go on with --resume",
+        128 + received[0] if received else 0,
+    )

@@ -1,0 +1,104 @@
+"""The command line of minizone: `python run.py TASK [flags]`, `python run.py plot RUN [RUN ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from minizone import UserError
+from minizone.experiments import char_ptb
+from minizone.plotting import plot_runs
+from minizone.training import Interrupted, fit
+
+TASKS = {"char-ptb": (char_ptb.PRESETS, char_ptb.CharPTB)}
+USAGE = """usage: python run.py TASK [flags]          train; the flags of a task: python run.py TASK --help
+       python run.py plot RUN [RUN ...]    learning curves of runs
+
+tasks:
+  char-ptb   character-level language model on Penn Treebank (section 4.1.1 of the paper)
+
+  python run.py char-ptb                                             an LSTM, no regularizer
+  python run.py char-ptb --z-prob-cells 0.5 --z-prob-states 0.05     the same with zoneout
+"""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Draw the learning curves of runs into one figure."""
+
+    runs: tyro.conf.Positional[tuple[str, ...]]
+    """Run folders."""
+    out: str = "curves.png"
+    """The figure, PNG, PDF or SVG by its ending."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command; returns the exit status: 0, 2 for what the user can mend, 128 + n for signal n."""
+    try:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(USAGE, end="")
+            return 0 if arguments else 2
+        command, *rest = arguments
+        if command == "plot":
+            plot = parse(Plot, rest, command)
+            if not plot.runs:
+                raise UserError("run.py plot needs at least one run folder")
+            plot_runs([Path(run) for run in plot.runs], Path(plot.out))
+            print(plot.out)
+        elif command in TASKS:
+            train(command, rest)
+        else:
+            raise UserError(
+                f"there is no task {command!r}; the tasks are {', '.join(TASKS)}, the other command is plot"
+            )
+    except UserError as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as stop:
+        print(stop)
+        return stop.status
+    return 0
+
+
+def train(task: str, arguments: list[str]) -> None:
+    """Build the experiment of a task from its flags, and train it."""
+    presets, experiment = TASKS[task]
+    first = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
+    first.add_argument("--preset", default="quick")
+    preset = first.parse_known_args(arguments)[0].preset
+    default = presets.get(preset, presets["quick"])  # a wrong name is refused by the next line
+    settings = parse(type(default), arguments, task, default)
+    settings.check()
+    folder = Path(settings.out) if settings.out else run_folder(Path("runs") / task / settings.label(), settings.resume)
+    fit(experiment(settings), folder)
+
+
+def run_folder(folder: Path, resume: bool) -> Path:
+    """The folder itself when it is free, else with the first free number; to resume, the last one that is taken."""
+    names = [folder, *(folder.with_name(f"{folder.name}-{n}") for n in range(2, 10_000))]
+    free = next(n for n, name in enumerate(names) if not name.exists())
+    return names[max(0, free - 1)] if resume else names[free]
+
+
+def parse(kind: Any, arguments: list[str], command: str, default: Any = None) -> Any:
+    """Flags to a dataclass; what tyro says of an error becomes one line."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, args=arguments, default=default, prog=f"run.py {command}", use_underscores=False)
+    except SystemExit as stop:
+        if stop.code == 0:
+            raise
+        lines = (line.strip("│╭╮╰╯─ ") for line in said.getvalue().splitlines())
+        raise UserError(f"{command}: {' '.join(line for line in lines if line)}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
