@@ -61,8 +61,14 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2
+    except MemoryError as error:
+        print(f"run.py: out of memory: {error}; try a smaller --batch-size or --hidden-size", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("run.py: stopped; what was saved is complete, go on with --resume")
+        return 130
     except Interrupted as stop:
-        print(stop)
+        print(f"run.py: {stop}")
         return stop.status
     return 0
 

@@ -39,9 +39,7 @@ class Device:
             raise UserError(f"device must be cpu or gpu, got {self.name!r}")
         if self.name == "gpu":
             if cupy is None:
-                raise UserError(
-                    "device gpu needs CuPy, which is not installed: pip install -r requirements-gpu.txt, or --device cpu"
-                )
+                raise UserError("device gpu needs CuPy: pip install -r requirements-gpu.txt, or use --device cpu")
             try:
                 found = cupy.cuda.runtime.getDeviceCount()
             except cupy.cuda.runtime.CUDARuntimeError as error:

@@ -9,6 +9,7 @@ not analytic (a maximum, an absolute value, a comparison).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def gradcheck(
     checked = [k for k, v in enumerate(values) if v.dtype == np.float64]
     names = names or [f"argument {k}" for k in range(len(values))]
 
-    tensors = [Tensor(v) if k in checked else v for k, v in enumerate(values)]
+    tensors: list[Any] = [Tensor(v) if k in checked else v for k, v in enumerate(values)]
     outputs = _as_tuple(f(*tensors))
     weights = [rng.standard_normal(y.shape) for y in outputs]
     loss = sum(((y * w).sum() for y, w in zip(outputs, weights, strict=True)), start=Tensor(np.zeros(())))
@@ -90,7 +91,7 @@ def gradcheck(
         if not np.isfinite(gradient).all():
             raise GradientError(f"{names[k]}: the gradient from backward is not finite")
         steps = _directions(values[k].shape, directions, rng)
-        numeric = np.array([_derivative(lambda v, k=k: contracted(k, v), values[k], d, method) for _, d in steps])
+        numeric = np.array([_derivative(partial(contracted, k), values[k], d, method) for _, d in steps])
         analytic = np.array([(gradient * d).sum() for _, d in steps])
         scale = max(np.abs(numeric).max(initial=0.0), np.abs(analytic).max(initial=0.0))
         if scale == 0.0:

@@ -44,7 +44,7 @@ class Module:
         return {name: parameter.data for name, parameter in self.named_parameters()}
 
     def load_state_dict(self, arrays: Mapping[str, Array]) -> None:
-        """Copy arrays into the parameters. Raises ValueError unless names and shapes are exactly those of the module."""
+        """Copy arrays into the parameters; ValueError unless names and shapes are exactly those of the module."""
         own = dict(self.named_parameters())
         if own.keys() != arrays.keys():
             raise ValueError(

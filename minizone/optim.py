@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -65,11 +66,14 @@ class Adam:
     def step(self) -> float:
         """Update the parameters from their ``grad``, set those to None, and return the norm of the gradient.
 
+        A gradient that is not finite changes nothing: the caller sees it by its norm.
         Raises ValueError when a parameter has no gradient.
         """
         g, xp = self._g, array_module(self.flat)
         _gather_gradients(self.parameters, g)
         norm = _norm(g)
+        if not math.isfinite(norm):
+            return norm
         if self.clip_what == "gradient" and self.clip and norm > self.clip:
             g *= self.clip / norm
         self.steps += 1

@@ -15,6 +15,7 @@ import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -107,7 +108,7 @@ class LSTMSequence(Function):
             a = xp.empty((T, 4 * H, width), dtype)
             block = _Block(
                 columns,
-                [tuple(at[..., columns] if is_wide(at, B) else at for at in step) for step in zip(*masks, strict=True)],  # type: ignore[misc]
+                [tuple(at[..., columns] if is_wide(at, B) else at for at in step) for step in zip(*masks, strict=True)],
                 a,
                 *(xp.empty((n, H, width), dtype) for n in (T + 1, T + 1, T)),
             )
@@ -135,7 +136,7 @@ class LSTMSequence(Function):
         return h, c
 
     def backward(self, dh_out: Array | None, dc_out: Array | None) -> tuple[Array | None, ...]:
-        x, h0, _, W_x, W_h, b = self.arrays
+        x, _, _, W_x, W_h, _ = self.arrays
         if not self.blocks:  # a second backward pass: the first one has overwritten the gates
             self.forward(*self.arrays)
         xp, T, B, H = array_module(W_h), x.shape[0], x.shape[-1], W_h.shape[1]
@@ -234,7 +235,7 @@ def recurrent_weights(W: Array, width: int, B: int) -> Array:
 
 
 def columns_below(x: Array, D: int, H: int, dtype: Any) -> Array:
-    """Room for the states h_{t-1} (H, T, B), and below it the inputs (D, T, B), so that one product gives both gradients.
+    """Room for h_{t-1} (H, T, B) and, below it, the inputs (D, T, B): one product then gives both gradients.
 
     Tokens become one-hot columns here, unless there are many kinds of them: then no inputs, see `add_up_tokens`.
     """
@@ -265,7 +266,10 @@ def column_blocks(W_h: Array, B: int) -> list[slice]:
 
 def in_threads(function: Callable[[Any], Any], arguments: list[Any]) -> list[Any]:
     """``[function(x) for x in arguments]``, in parallel."""
-    return [function(arguments[0])] if len(arguments) == 1 else list(_pool().map(function, arguments))
+    if len(arguments) == 1:
+        return [function(arguments[0])]
+    running = [_pool().submit(copy_context().run, function, x) for x in arguments]  # with the caller's np.errstate
+    return [each.result() for each in running]
 
 
 @cache

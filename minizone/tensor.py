@@ -121,6 +121,7 @@ class Tensor:
         def flow(tensor: Tensor, g: Array) -> None:
             creator = tensor.creator
             if creator is None:
+                g = array_module(tensor.data).asarray(g)  # the sum of a 0-d array is a scalar
                 tensor.grad = g if tensor.grad is None else tensor.grad + g
                 return
             if creator.serial not in waiting:

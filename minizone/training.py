@@ -19,13 +19,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from tqdm import tqdm
 
 import minizone
 from minizone import checkpoint as files
 from minizone.backend import Generator, stream
 from minizone.errors import UserError
-from minizone.experiments.settings import RunSettings
 from minizone.layers import Module
 from minizone.optim import Adam
 from minizone.plotting import plot_runs
@@ -40,8 +40,9 @@ class Experiment(Protocol):
     task: str
     metric: str
     unit: str
-    model: Module
 
+    @property
+    def model(self) -> Module: ...
     @property
     def settings(self) -> Any: ...
     @property
@@ -89,10 +90,10 @@ def fit(experiment: Experiment, folder: Path, say: Any = print) -> dict[str, Any
     Interrupted
         After SIGINT, SIGTERM or ``max_minutes``; a checkpoint has been written.
     """
-    settings: RunSettings = experiment.settings
+    settings = experiment.settings
     optimizer = Adam(
         experiment.model.parameters(), settings.learning_rate, clip=settings.clipping, clip_what=settings.clip_what
-    )  # type: ignore[attr-defined]
+    )
     progress = _resume(experiment, optimizer, folder) if settings.resume else _start(experiment, folder)
     say(f"{experiment.task} on {experiment.data.name}, {optimizer.flat.size:,} parameters, run folder {folder}")
     clock = time.monotonic() - progress.seconds
@@ -117,9 +118,7 @@ def fit(experiment: Experiment, folder: Path, say: Any = print) -> dict[str, Any
             progress.seconds = time.monotonic() - clock
             _finish_epoch(experiment, optimizer, progress, folder, say)
             progress.seconds = time.monotonic() - clock
-        if not progress.best_epoch:
-            raise UserError(f"{folder}: there is nothing to do, the run has no epoch; give --epochs 1 or more")
-        return _summarize(experiment, progress, folder, say)
+    return _summarize(experiment, progress, folder, say)
 
 
 def _update(experiment: Experiment, optimizer: Adam, batch: Any, progress: Progress) -> None:
@@ -128,8 +127,9 @@ def _update(experiment: Experiment, optimizer: Adam, batch: Any, progress: Progr
     loss, count = experiment.loss(batch, stream(experiment.settings.seed, "noise", epoch, update))
     nats = float(loss)
     if math.isfinite(nats):
-        loss.backward()
-        norm = optimizer.step()
+        with np.errstate(over="ignore", invalid="ignore"):  # seen in the norm, and said in a sentence
+            loss.backward()
+            norm = optimizer.step()
     if not math.isfinite(nats) or not math.isfinite(norm):
         what = f"loss is {nats}" if not math.isfinite(nats) else f"norm of the gradient is {norm}"
         raise UserError(
@@ -179,6 +179,7 @@ def _finish_epoch(experiment: Experiment, optimizer: Adam, progress: Progress, f
 def _summarize(experiment: Experiment, progress: Progress, folder: Path, say: Any) -> dict[str, Any]:
     """Test the best parameters and write summary.json and curves.png."""
     metric = experiment.metric
+    plot_runs([folder], folder / "curves.png")
     arrays, _ = files.load_arrays(folder / "best.safetensors")
     experiment.model.load_state_dict(arrays)
     summary = {
@@ -192,7 +193,6 @@ def _summarize(experiment: Experiment, progress: Progress, folder: Path, say: An
         "updates_per_second": round(progress.updates / progress.seconds, 3),
     }
     files.write_json(folder / "summary.json", summary)
-    plot_runs([folder], folder / "curves.png")
     say(
         f"best validation {summary[f'best_valid_{metric}']:.4f} {metric} ({experiment.unit}) in epoch"
         f" {progress.best_epoch}, test {summary[f'test_{metric}']:.4f}; curves in {folder / 'curves.png'}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minizone.data.download import MissingFile, find, read_verified
+from minizone.data.download import MissingFile, data_folder, find, read_verified
 from minizone.errors import UserError
 
 DATASETS = ("auto", "ptb", "manual")
@@ -103,11 +103,14 @@ def load_characters(
         return _load_manual()
     try:
         return _load_ptb(data_dir, form, offline)
-    except MissingFile as missing:
+    except MissingFile:
         if dataset == "ptb" or data_dir is not None:
             raise
         manual = _load_manual()
-        say(f"No PTB, so this run uses the {manual.name}, and its numbers are not PTB's. For PTB: {missing}")
+        say(
+            f"PTB is neither in {data_folder(data_dir)} nor to be downloaded: this run uses the {manual.name} instead,"
+            " and its numbers are not PTB's (--dataset ptb says what went wrong)"
+        )
         return manual
 
 

@@ -62,7 +62,7 @@ def data_folder(data_dir: str | Path | None = None) -> Path:
     if chosen is not None:
         return Path(chosen).expanduser()
     # Here and below: most runs need neither pooch nor requests, which take 0.1 s to import.
-    import pooch  # type: ignore[import-untyped]
+    import pooch
 
     return Path(pooch.os_cache("minizone"))
 
@@ -128,7 +128,7 @@ def _make_writable(folder: Path, relative: str) -> None:
 
 def _download(url: str, folder: Path, relative: str) -> Path:
     """Download one file from one mirror, or raise; pooch verifies and renames."""
-    import pooch  # type: ignore[import-untyped]
+    import pooch
 
     pooch.get_logger().setLevel("WARNING")
     known = KNOWN_FILES[relative]

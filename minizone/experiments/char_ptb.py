@@ -105,7 +105,7 @@ PRESETS = {
         epochs=16,
         train_symbols=300_000,
         eval_symbols=30_000,
-    ),  # fmt: skip
+    ),
 }
 REFERENCE = {  # bits per character, Table 1 (ICLR 2017); shown beside runs on whole PTB
     "Unregularized LSTM": {"valid": 1.466, "test": 1.356},
@@ -142,6 +142,10 @@ class CharPTB:
         self.settings, self.device = settings, Device(settings.device)
         data = load_characters(settings.dataset, settings.data_dir, form=settings.ptb_form, say=say)
         self.data: TextDataset = data.first(settings.train_symbols, settings.eval_symbols)
+        shortest = min(len(self.data.train) // 2, len(self.data.valid), len(self.data.test))
+        require(
+            settings.seq_len <= shortest, "seq_len", settings.seq_len, f"be at most {shortest} for {self.data.name}"
+        )
         self.model = CharModel(self.data.vocabulary_size, settings, stream(settings.seed, "weights"))
         for parameter in self.model.parameters():
             parameter.data = self.device.to_device(parameter.data)
