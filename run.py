@@ -1,4 +1,4 @@
-"""The command line of minizone: `python run.py TASK [flags]`, `python run.py plot RUN [RUN ...]`."""
+"""The command line of minizone: `python run.py TASK [flags]`, and `plot` and `report` for the runs it makes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ import tyro
 from minizone import UserError
 from minizone.experiments import char_ptb
 from minizone.plotting import plot_runs
+from minizone.report import find_runs, report, save_run
 from minizone.training import Interrupted, fit
 
-TASKS = {"char-ptb": (char_ptb.PRESETS, char_ptb.CharPTB)}
+TASKS = {"char-ptb": char_ptb.CharPTB}
 USAGE = """usage: python run.py TASK [flags]          train; the flags of a task: python run.py TASK --help
        python run.py plot RUN [RUN ...]    learning curves of runs
+       python run.py report [RUNS_DIR]     tables of runs
 
 tasks:
   char-ptb   character-level language model on Penn Treebank (section 4.1.1 of the paper)
@@ -39,6 +41,16 @@ class Plot:
     """The figure, PNG, PDF or SVG by its ending."""
 
 
+@dataclass(frozen=True)
+class Report:
+    """Print the finished runs below a folder as tables; runs that differ in nothing but the seed share a row."""
+
+    runs_dir: tyro.conf.Positional[str] = "runs"
+    """Folder to look for runs in."""
+    save: str | None = None
+    """Also write each run, without its weights, as one JSON file into this folder."""
+
+
 def main(arguments: list[str]) -> int:
     """Run one command; returns the exit status: 0, 2 for what the user can mend, 128 + n for signal n."""
     try:
@@ -52,11 +64,16 @@ def main(arguments: list[str]) -> int:
                 raise UserError("run.py plot needs at least one run folder")
             plot_runs([Path(run) for run in plot.runs], Path(plot.out))
             print(plot.out)
+        elif command == "report":
+            settings = parse(Report, rest, command)
+            print(report(Path(settings.runs_dir)), end="")
+            for run in find_runs(Path(settings.runs_dir)) if settings.save else []:
+                save_run(run, Path(settings.save))
         elif command in TASKS:
             train(command, rest)
         else:
             raise UserError(
-                f"there is no task {command!r}; the tasks are {', '.join(TASKS)}, the other command is plot"
+                f"there is no task {command!r}; the tasks: {', '.join(TASKS)}; the other commands: plot, report"
             )
     except UserError as error:
         print(f"run.py: {error}", file=sys.stderr)
@@ -75,7 +92,8 @@ def main(arguments: list[str]) -> int:
 
 def train(task: str, arguments: list[str]) -> None:
     """Build the experiment of a task from its flags, and train it."""
-    presets, experiment = TASKS[task]
+    experiment = TASKS[task]
+    presets = experiment.presets
     first = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
     first.add_argument("--preset", default="quick")
     preset = first.parse_known_args(arguments)[0].preset

@@ -94,3 +94,23 @@ def prefixed(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
 def without_prefix(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
     """The arrays whose name starts with ``prefix.``, under the rest of their names."""
     return {name.removeprefix(prefix + "."): a for name, a in arrays.items() if name.startswith(prefix + ".")}
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """A run as a dict: its ``config``, the ``rows`` of its epochs and, once it has ended, its ``summary``.
+
+    ``path`` is a run folder, or a JSON file that `save_run` made of one.
+    """
+    if path.is_file():
+        run = read_json(path)
+        if not isinstance(run, dict) or not {"config", "rows", "summary"} <= run.keys():
+            raise UserError(f"{path} is not a run: it has no config, rows and summary")
+        return {"name": path.stem, **run}
+    config = read_json(path / "config.json")
+    summary = read_json(path / "summary.json") if (path / "summary.json").exists() else None
+    return {
+        "name": path.resolve().name,
+        "config": config,
+        "rows": read_rows(path / "metrics.jsonl"),
+        "summary": summary,
+    }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
@@ -11,7 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
-from minizone.checkpoint import read_json, read_rows
+from minizone.checkpoint import read_run
 from minizone.errors import UserError
 
 
@@ -20,7 +19,10 @@ def plot_runs(folders: list[Path], out: Path) -> None:
 
     Raises UserError when a folder holds no run or no finished epoch, or when the runs cannot share an axis.
     """
-    runs = [_read(folder) for folder in folders]
+    runs = [read_run(folder) for folder in folders]
+    for folder, run in zip(folders, runs, strict=True):
+        if not run["rows"]:
+            raise UserError(f"{folder} has no finished epoch yet, there is nothing to plot")
     tasks = {(run["config"]["task"], run["config"]["metric"]) for run in runs}
     if len(tasks) > 1:
         raise UserError(f"these runs have no common axis: {', '.join(sorted(task for task, _ in tasks))}")
@@ -58,11 +60,3 @@ def plot_runs(folders: list[Path], out: Path) -> None:
         raise UserError(f"cannot write the figure {out}: {error}") from None
     finally:
         plt.close(figure)
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    config = read_json(folder / "config.json")
-    rows = read_rows(folder / "metrics.jsonl")
-    if not rows:
-        raise UserError(f"{folder} has no finished epoch yet, there is nothing to plot")
-    return {"name": folder.resolve().name, "config": config, "rows": rows}

@@ -40,6 +40,7 @@ class Experiment(Protocol):
     task: str
     metric: str
     unit: str
+    presets: dict[str, Any]
 
     @property
     def model(self) -> Module: ...
@@ -208,7 +209,7 @@ def _start(experiment: Experiment, folder: Path) -> Progress:
             raise UserError(f"{folder} holds a run already: go on with it with --resume, or choose another --out")
     except OSError as error:
         raise UserError(f"cannot make the run folder {folder}: {error.strerror}") from None
-    settings = asdict(experiment.settings)
+    settings, preset = asdict(experiment.settings), experiment.presets[experiment.settings.preset]
     files.write_json(
         folder / "config.json",
         {
@@ -216,6 +217,7 @@ def _start(experiment: Experiment, folder: Path) -> Progress:
             "metric": experiment.metric,
             "unit": experiment.unit,
             "settings": {k: (None if v == math.inf else v) for k, v in settings.items() if k not in ("out", "resume")},
+            "changed": {k: v for k, v in settings.items() if k not in ("out", "resume") and v != getattr(preset, k)},
             "dataset": {"name": experiment.data.name, "sha256": experiment.data.sha256},
             "reference": experiment.reference,
             "versions": {

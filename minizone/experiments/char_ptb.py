@@ -100,11 +100,11 @@ PRESETS = {
         PAPER,
         preset="quick",
         hidden_size=256,
-        batch_size=50,
+        batch_size=16,
         seq_len=50,
-        epochs=16,
-        train_symbols=300_000,
-        eval_symbols=30_000,
+        epochs=24,
+        train_symbols=100_000,
+        eval_symbols=20_000,
     ),
 }
 REFERENCE = {  # bits per character, Table 1 (ICLR 2017); shown beside runs on whole PTB
@@ -137,6 +137,7 @@ class CharPTB:
     """The experiment: what `minizone.training.fit` needs to know of it."""
 
     task, metric, unit = "char-ptb", "bpc", "bits per character"
+    presets = PRESETS
 
     def __init__(self, settings: CharSettings, say: Any = print):
         self.settings, self.device = settings, Device(settings.device)

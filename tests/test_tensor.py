@@ -1,0 +1,549 @@
+"""The tape: what it records, in which order it is read backwards, what it does to shapes and dtypes, how it is freed."""
+
+from __future__ import annotations
+
+import gc
+import operator
+import threading
+import weakref
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.testing import assert_allclose, assert_array_equal
+
+from minizone import ops
+from minizone.tensor import Function, Tensor, no_grad
+
+LONG = 20_000
+SEVERAL = settings(max_examples=150, deadline=None)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).standard_normal(shape)
+
+
+class Total(Function):
+    """The sum of its inputs, which tells ``visited`` when its turn comes in a backward pass, and with what."""
+
+    def __init__(self, visited: list[Total]):
+        self.visited = visited
+
+    def forward(self, *xs):
+        return sum(xs)
+
+    def backward(self, gy):
+        self.visited.append(self)
+        self.gy = gy
+        return tuple(gy for _ in self.needs)
+
+
+class Halves(Function):
+    """The two halves of a vector: a function with two outputs."""
+
+    def forward(self, x):
+        return x[: len(x) // 2], x[len(x) // 2 :]
+
+    def backward(self, *gys):
+        self.gys = gys
+        return np.concatenate([np.zeros(2) if gy is None else gy for gy in gys])
+
+
+# ---- order ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_chain_of_20000_functions_goes_backward_and_is_freed():
+    """Recursion ends at 1,000 calls, in the backward pass as well as in the destructor of a chain of objects."""
+    x = Tensor(np.array(1.0))
+    y = x
+    for _ in range(LONG):
+        y = y * 1.0001
+    first = weakref.ref(y.creator.inputs[0])
+    y.backward()
+    assert x.grad == pytest.approx(1.0001**LONG)
+    del y
+    assert first() is None
+
+
+def test_a_graph_with_2_to_the_20000_paths_visits_each_function_once():
+    x = Tensor(np.array(3.0))
+    y = x
+    for _ in range(LONG // 2):
+        y = 0.25 * y + 0.75 * y
+    y.backward()
+    assert x.grad == pytest.approx(1.0)
+
+
+@given(st.lists(st.lists(st.integers(0, 10**6), min_size=1, max_size=3), min_size=1, max_size=25))
+@SEVERAL
+def test_a_function_is_visited_once_and_after_all_that_used_its_output(picks):
+    """On random graphs; node n adds up nodes that exist already, chosen by ``picks[n]``, the leaf being node 0."""
+    leaf = Tensor(np.array(1.0))
+    nodes, paths, visited = [leaf], [1], []  # paths: from the leaf to the node
+    for pick in picks:
+        used = [k % len(nodes) for k in pick]
+        nodes.append(Total(visited)(*(nodes[k] for k in used)))
+        paths.append(sum(paths[k] for k in used))
+    nodes[-1].backward()
+    assert leaf.grad == paths[-1]
+    assert len(set(visited)) == len(visited)
+    turn = {function: n for n, function in enumerate(visited)}
+    for user in visited:
+        for x in user.inputs:
+            assert x is leaf or turn[user] < turn[x.creator]
+
+
+def test_a_function_meets_the_sum_of_the_gradients_of_all_its_users():
+    visited = []
+    x = Tensor(normal(3))
+    y = Total(visited)(x)
+    ((2 * y).sum() + (y * y).sum() + (y + y).sum()).backward()
+    (function,) = visited
+    assert_allclose(function.gy, 2 + 2 * x.data + 2)
+
+
+def test_functions_that_the_loss_does_not_depend_on_are_not_visited():
+    visited = []
+    x = Tensor(normal(3))
+    y = Total(visited)(x)
+    Total(visited)(y, y)
+    y.backward(np.ones(3))
+    assert visited == [y.creator]
+
+
+# ---- leaves ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_leaf_is_its_own_derivative():
+    scalar, vector, g = Tensor(2.0), Tensor(normal(3)), normal(3)
+    scalar.backward()
+    vector.backward(g)
+    vector.backward(g)
+    assert scalar.grad == 1.0
+    assert_array_equal(vector.grad, 2 * g)
+
+
+def test_a_second_backward_pass_adds_the_same_gradient_again():
+    x, w = Tensor(normal(4, 2)), Tensor(normal(3, 4))
+    loss = (ops.tanh(w @ x) ** 2).sum()
+    loss.backward()
+    once = [x.grad.copy(), w.grad.copy()]
+    loss.backward()
+    assert_allclose(x.grad, 2 * once[0])
+    assert_allclose(w.grad, 2 * once[1])
+
+
+def test_two_losses_add_up_in_a_leaf_they_share():
+    x = Tensor(normal(3))
+    (x * x).sum().backward()
+    (3 * x).sum().backward()
+    assert_allclose(x.grad, 2 * x.data + 3)
+
+
+def test_two_updates_in_a_row_follow_gradient_descent():
+    """loss = (x - 1)^2, so that a step of 0.25 halves the distance to 1."""
+    x = Tensor(np.array([3.0]))
+    for distance in (1.0, 0.5):
+        ((x - 1) ** 2).sum().backward()
+        x.data = x.data - 0.25 * x.grad
+        x.grad = None
+        assert_allclose(x.data, 1 + distance)
+
+
+def test_only_leaves_keep_a_gradient():
+    x = Tensor(normal(3))
+    y = 2 * x
+    y.sum().backward()
+    assert y.grad is None
+    assert x.grad is not None
+
+
+def test_a_gradient_that_was_handed_out_never_changes():
+    """The two inputs of a sum get one and the same array; accumulating in place would change a's through b's."""
+    a, b = Tensor(normal(3)), Tensor(normal(3))
+    g = np.ones(3)
+    ((a + b) + b).backward(g)
+    first = a.grad
+    (5 * a).sum().backward()
+    assert_array_equal(g, np.ones(3))
+    assert_array_equal(first, np.ones(3))
+    assert_array_equal(a.grad, np.full(3, 6.0))
+    assert_array_equal(b.grad, np.full(3, 2.0))
+
+
+def test_a_tensor_may_be_both_arguments():
+    x = Tensor(normal(3, 3))
+    g = normal(3, 3)
+    (x * x).backward(g)
+    assert_allclose(x.grad, 2 * x.data * g)
+    x.grad = None
+    (x - x).backward(g)
+    assert_array_equal(x.grad, np.zeros((3, 3)))
+    x.grad = None
+    (x @ x).backward(g)
+    assert_allclose(x.grad, g @ x.data.T + x.data.T @ g)
+
+
+def test_a_diamond_adds_its_two_sides():
+    """d/dx exp(x) * (1/x) = exp(x) * (1/x - 1/x^2)."""
+    x = Tensor(np.array([0.5, 2.0]))
+    (ops.exp(x) * (1 / x)).sum().backward()
+    assert_allclose(x.grad, np.exp(x.data) * (1 / x.data - 1 / x.data**2))
+
+
+def test_an_output_that_nobody_used_has_the_gradient_none():
+    x = Tensor(normal(4))
+    _, right = Halves()(x)
+    (right * right).sum().backward()
+    assert right.creator.gys[0] is None
+    assert_allclose(x.grad, [0, 0, *(2 * x.data[2:])])
+
+
+def test_each_output_of_a_function_gets_its_own_gradient():
+    x = Tensor(normal(4))
+    left, right = Halves()(x)
+    (2 * left - 3 * right + left).sum().backward()
+    assert_allclose(x.grad, [3, 3, -3, -3])
+
+
+# ---- broadcasting ---------------------------------------------------------------------------------------------------
+
+
+def summed_by_element(g: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Sum ``g`` over all the places to which broadcasting copies each element of an array of this shape."""
+    size = int(np.prod(shape))
+    source = np.broadcast_to(np.arange(size).reshape(shape), g.shape)
+    return np.bincount(source.ravel(), weights=g.ravel(), minlength=size).reshape(shape)
+
+
+@given(hnp.mutually_broadcastable_shapes(num_shapes=2, max_dims=4, min_side=0, max_side=3))
+@SEVERAL
+def test_broadcasting_is_undone_for_every_pair_of_shapes(shapes):
+    """0-d arrays, axes of size 1, added axes and empty arrays are all among them."""
+    left, right = shapes.input_shapes
+    a, b, g = Tensor(normal(*left)), Tensor(normal(*right)), normal(*shapes.result_shape)
+    (a * b).backward(g)
+    assert a.grad.shape == left
+    assert b.grad.shape == right
+    assert_allclose(a.grad, summed_by_element(g * b.data, left), atol=1e-12)
+    assert_allclose(b.grad, summed_by_element(g * a.data, right), atol=1e-12)
+
+
+# ---- what is recorded -----------------------------------------------------------------------------------------------
+
+
+def test_no_grad_records_nothing_and_keeps_nothing():
+    x = Tensor(normal(3))
+    with no_grad():
+        hidden = ops.exp(x)
+        y = hidden * hidden
+    assert y.creator is None
+    assert not y.requires_grad
+    freed = weakref.ref(hidden)
+    del hidden
+    assert freed() is None
+
+
+def test_no_grad_may_be_nested():
+    x = Tensor(normal(3))
+    with no_grad():
+        with no_grad():
+            pass
+        assert not (x * x).requires_grad
+    assert (x * x).requires_grad
+
+
+def test_an_exception_switches_recording_on_again():
+    x = Tensor(normal(3))
+    with pytest.raises(KeyError), no_grad():
+        raise KeyError
+    assert (x * x).requires_grad
+
+
+def test_no_grad_of_one_thread_leaves_the_others_alone():
+    x, found = Tensor(normal(3)), []
+    with no_grad():
+        thread = threading.Thread(target=lambda: found.append((x * x).requires_grad))
+        thread.start()
+        thread.join()
+    assert found == [True]
+
+
+def test_what_no_grad_computed_is_a_constant_afterwards():
+    x = Tensor(normal(3))
+    with no_grad():
+        y = x * x
+    (y * x).sum().backward()
+    assert_allclose(x.grad, y.data)
+    assert y.grad is None
+
+
+def test_a_function_is_told_which_inputs_need_a_gradient():
+    x, frozen, integers = Tensor(normal(3)), Tensor(normal(3), requires_grad=False), Tensor([1, 2, 3])
+    function = Total([])
+    y = function(x, frozen, normal(3), 2.0, integers)
+    assert function.needs == (True, False, False, False, False)
+    y.backward(np.ones(3))
+    assert_array_equal(x.grad, np.ones(3))
+    assert frozen.grad is None
+    assert integers.grad is None
+
+
+def test_constants_only_are_not_recorded():
+    frozen = Tensor(normal(3), requires_grad=False)
+    assert (frozen * 2.0 + normal(3)).creator is None
+
+
+def test_integers_have_no_gradient():
+    tokens = Tensor(np.array([1, 2]))
+    assert not tokens.requires_grad
+    assert not (tokens * tokens).requires_grad
+    with pytest.raises(ValueError, match=r"a tensor of int64 cannot have a gradient; give it a floating dtype"):
+        Tensor(np.array([1, 2]), requires_grad=True)
+
+
+# ---- dtypes ---------------------------------------------------------------------------------------------------------
+
+OPERATORS = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+    "**": operator.pow,
+    "reflected +": lambda x, n: n + x,
+    "reflected -": lambda x, n: n - x,
+    "reflected *": lambda x, n: n * x,
+    "reflected /": lambda x, n: n / x,
+}
+NUMBERS = [2, 2.0, np.float64(2), np.float32(2), np.int64(2), np.uint8(2)]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64, np.complex128])
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda n: type(n).__name__)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_a_number_leaves_the_dtype_alone(name, number, dtype):
+    """A Python number does by itself under NumPy 2; a NumPy scalar would turn float32 into float64."""
+    x = Tensor(np.array([0.5, 3.0], dtype))
+    y = OPERATORS[name](x, number)
+    y.sum().backward()
+    assert_allclose(y.data, OPERATORS[name](x.data.astype(np.complex128), 2), rtol=1e-6)
+    assert y.dtype == dtype
+    assert x.grad.dtype == dtype
+
+
+@pytest.mark.parametrize("number", [np.array(2.0), Tensor(np.array(2.0)), Tensor(np.float64(2))], ids=repr)
+def test_the_dtype_of_a_0d_array_counts_like_that_of_any_array(number):
+    assert (Tensor([1.0]) * number).dtype == np.float64
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64, np.complex128])
+def test_a_network_computes_and_differentiates_in_the_dtype_of_its_arrays(dtype):
+    x, w, b = Tensor(normal(5, 4, 2).astype(dtype)), Tensor(normal(3, 4).astype(dtype)), Tensor(np.zeros(3, dtype))
+    h = ops.tanh(w @ x + b.reshape(3, 1))
+    loss = (ops.sigmoid(h) / (1.5 + h * h)).mean() + ops.exp(-h).sum() ** 0.5
+    loss.backward()
+    assert loss.dtype == dtype
+    assert [t.grad.dtype for t in (x, w, b)] == [dtype] * 3
+
+
+@pytest.mark.parametrize(
+    ("data", "dtype"),
+    [
+        (1.5, np.float32),
+        ([[1.5, 2.0]], np.float32),
+        ([1, 2.0], np.float32),
+        (2j, np.complex64),
+        ([1.0, 2j], np.complex64),
+        ([1, 2], np.int64),
+        (True, np.bool_),
+        (np.float64(1.5), np.float64),
+        (np.float32(1.5), np.float32),
+    ],
+    ids=repr,
+)
+def test_lists_and_numbers_become_single_precision_arrays(data, dtype):
+    t = Tensor(data)
+    assert isinstance(t.data, np.ndarray)
+    assert t.dtype == dtype
+    assert t.requires_grad == (t.dtype.kind in "fc")
+    assert_array_equal(t.data, data)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.complex128, np.int32, np.bool_])
+def test_an_array_is_kept_as_it_is(dtype):
+    data = np.ones(3, dtype)
+    assert Tensor(data).data is data
+
+
+@pytest.mark.parametrize("apply", [operator.add, operator.mul, operator.matmul], ids=lambda f: f.__name__)
+def test_a_list_is_a_constant_of_single_precision_in_either_place(apply):
+    square = [[1.0, 2.0], [3.0, 4.0]]
+    x = Tensor(np.eye(2, dtype=np.float32))
+    y = apply(x, square) + apply(square, x)
+    y.sum().backward()
+    assert y.dtype == np.float32
+    assert_allclose(x.grad, {operator.add: 2, operator.mul: 2 * np.array(square)}.get(apply, [[7, 11], [9, 13]]))
+
+
+def test_the_derivative_of_a_complex_function_is_not_conjugated():
+    z = Tensor(np.array([1 + 2j, -0.5j]))
+    (z * z * z).sum().backward()
+    assert_allclose(z.grad, 3 * z.data**2)
+
+
+# ---- operators ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["add", "sub", "mul", "truediv", "matmul"])
+def test_an_array_on_the_left_asks_the_tensor(name):
+    """NumPy would otherwise loop over the elements of the array and return an array of tensors."""
+    apply = getattr(operator, name)
+    array, x, g = normal(2, 2), Tensor(normal(2, 2) + 3), normal(2, 2)
+    y = apply(array, x)
+    assert isinstance(y, Tensor)
+    assert_allclose(y.data, apply(array, x.data))
+    y.backward(g)
+    both = Tensor(x.data)
+    apply(Tensor(array), both).backward(g)
+    assert_allclose(x.grad, both.grad)
+
+
+def test_the_exponent_is_a_number():
+    x = Tensor(normal(3))
+    for expression in (lambda: x**x, lambda: 2**x, lambda: normal(3) ** x):
+        with pytest.raises(TypeError, match="unsupported operand"):
+            expression()
+
+
+def test_a_tensor_has_the_manners_of_an_array():
+    x = Tensor([[1.5, 2.0], [3.0, 4.0]])
+    assert (x.shape, x.ndim, x.dtype, len(x)) == ((2, 2), 2, np.float32, 2)
+    assert float(x[0, 0]) == 1.5
+    assert repr(Tensor([1.5])) == "Tensor(array([1.5], dtype=float32))"
+    assert [row.data.tolist() for row in x] == [[1.5, 2.0], [3.0, 4.0]]
+    assert x.reshape(4).shape == x.reshape((4,)).shape == x.reshape(-1).shape == (4,)
+    assert_array_equal((-x).transpose().data, -x.data.T)
+    assert_array_equal(x.transpose(1, 0).data, x.data.T)
+
+
+# ---- errors ---------------------------------------------------------------------------------------------------------
+
+X, Y = Tensor(np.zeros((2, 3))), np.zeros((4, 5))
+MISFITS = {
+    "Add": lambda: X + Y,
+    "Subtract": lambda: X - Y,
+    "Multiply": lambda: Y * X,
+    "Divide": lambda: Y / (X + 1),
+    "MatMul": lambda: X @ Y,
+    "Stack": lambda: ops.stack([X, Y]),
+    "SoftmaxCrossEntropy": lambda: ops.softmax_cross_entropy(X, Y.astype(int)),
+    "Reshape": lambda: X.reshape(4, 5),
+    "Transpose": lambda: X.transpose(0, 1, 2),
+    "Sum": lambda: X.sum(axis=2),
+    "GetItem": lambda: X[:, 3],
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_an_error_names_the_operation_and_its_shapes(name):
+    with pytest.raises((ValueError, IndexError)) as error:
+        MISFITS[name]()
+    sentence = str(error.value)
+    assert sentence.startswith(f"{name}: inputs of shape ")
+    assert "(2, 3)" in sentence
+    if name in list(MISFITS)[:7]:
+        assert "(4, 5)" in sentence
+
+
+def test_an_index_error_remains_one():
+    with pytest.raises(IndexError, match=r"GetItem: inputs of shape \(2, 3\): index 7 is out of bounds"):
+        X[7]
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 1), (0,)])
+def test_backward_of_several_elements_needs_a_gradient(shape):
+    with pytest.raises(ValueError, match="backward: a tensor of shape .* needs a gradient of that shape") as error:
+        (Tensor(np.ones(shape)) * 2).backward()
+    assert str(shape) in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 3), (3, 1), (4,)])
+def test_backward_wants_a_gradient_of_the_shape_of_the_tensor(shape):
+    with pytest.raises(ValueError, match=r"a gradient of shape .* for a tensor of shape \(3,\)") as error:
+        (Tensor(normal(3)) * 2).backward(np.ones(shape))
+    assert f"shape {shape} for" in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_backward_of_one_element_starts_from_one(shape):
+    x = Tensor(np.full(shape, 3.0))
+    (x * x).backward()
+    assert_array_equal(x.grad, np.full(shape, 6.0))
+
+
+def test_backward_wants_something_recorded():
+    x = Tensor(np.array(2.0))
+    with no_grad():
+        silent = x * x
+    for constant in (silent, Tensor(2), Tensor(2.0, requires_grad=False), Tensor(2.0, requires_grad=False) * 3):
+        with pytest.raises(ValueError, match="backward: this tensor was computed without a gradient"):
+            constant.backward()
+
+
+def test_a_backward_that_returns_too_few_gradients_is_an_error():
+    class Forgetful(Total):
+        def backward(self, gy):
+            return (gy,)
+
+    x = Tensor(normal(3))
+    with pytest.raises(ValueError, match="shorter"):
+        Forgetful([])(x, x).backward(np.ones(3))
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_collector():
+    """Reference counting alone, as between two collections of a long run."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def test_a_graph_is_freed_by_reference_counting(no_collector):
+    """A cycle between a tensor and its function would keep each step's arrays until the collector happens to run."""
+    x, w = Tensor(normal(4, 2)), Tensor(normal(3, 4))
+    hidden = ops.tanh(w @ x)
+    parts = ops.unstack(hidden)
+    loss = (ops.stack([*parts]) * hidden).sum()
+    loss.backward()
+    everything = [weakref.ref(t) for t in (hidden, parts[0], loss, loss.creator, hidden.creator, hidden.data)]
+    del hidden, parts, loss
+    assert [ref() for ref in everything] == [None] * len(everything)
+    assert gc.collect() == 0
+
+
+def test_a_failed_backward_frees_its_graph(no_collector):
+    x = Tensor(normal(3))
+    y = x * x
+    freed = weakref.ref(y)
+    with pytest.raises(ValueError, match="needs a gradient"):
+        y.backward()
+    del y
+    assert freed() is None
+
+
+def test_the_tape_holds_only_inputs_that_need_a_gradient():
+    """The product keeps the array of a constant, but nothing of how it was computed."""
+    x = Tensor(normal(3))
+    with no_grad():
+        constant = ops.exp(x)
+    y = constant * x
+    assert y.creator.inputs == (None, x)
+    freed = weakref.ref(constant)
+    del constant
+    assert freed() is None
