@@ -5,7 +5,7 @@ Everywhere else the array library is an inference from the data: ``xp = array_mo
 
 from __future__ import annotations
 
-import zlib
+import hashlib
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -80,7 +80,8 @@ def stream(seed: int, purpose: str, *key: int, device: Device | None = None) -> 
     what the uninterrupted run would have drawn and no generator state is ever saved. Two streams that differ in the
     seed, the purpose or any part of the key are independent.
     """
-    sequence = np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), *key])
+    digest = hashlib.sha256(repr((int(seed), purpose, *map(int, key))).encode()).digest()
+    sequence = np.random.SeedSequence(int.from_bytes(digest[:16], "little"))
     if device is None or device.name == "cpu":
         return np.random.Generator(np.random.SFC64(sequence))
     return cupy.random.Generator(cupy.random.Philox4x3210(int(sequence.generate_state(1, np.uint64)[0])))

@@ -152,9 +152,9 @@ class Sum(Function):
 
     def backward(self, gy: Array) -> Array:
         xp = array_module(gy)
-        if self.axis is not None and not self.keepdims:
+        if self.axis is not None and not self.keepdims and self.shape:
             axes = self.axis if isinstance(self.axis, tuple) else (self.axis,)
-            gy = xp.expand_dims(gy, tuple(k % len(self.shape) for k in axes))
+            gy = xp.expand_dims(gy, axes)
         return xp.broadcast_to(gy, self.shape)
 
 
@@ -178,7 +178,7 @@ class Transpose(Function):
         return x.transpose(self.axes)
 
     def backward(self, gy: Array) -> Array:
-        return gy.transpose(None if self.axes is None else np.argsort(self.axes))
+        return gy.transpose(None if self.axes is None else np.argsort([axis % gy.ndim for axis in self.axes]))
 
 
 class Exp(Function):
@@ -228,6 +228,8 @@ class SoftmaxCrossEntropy(Function):
             raise ValueError("targets must have the shape of the scores without the axis of the classes")
         if targets.dtype.kind not in "iu":
             raise TypeError(f"SoftmaxCrossEntropy: targets must be integers, got {targets.dtype}")
+        if targets.size and int(targets.min()) < 0:
+            raise IndexError(f"targets must be in [0, {scores.shape[-2]}), got {int(targets.min())}")
         columns = xp.ogrid[tuple(slice(n) for n in targets.shape)]
         self.right = (*columns[:-1], targets, columns[-1])  # the index of the right class of every column
         p = scores - scores.real.max(axis=-2, keepdims=True)
@@ -265,7 +267,7 @@ def negative(x: Tensor) -> Tensor:
 
 
 def power(x: Tensor, p: float) -> Tensor:
-    return Power(p)(x)
+    return Power(p.item() if isinstance(p, np.generic) else p)(x)
 
 
 def matmul(a: Any, b: Any) -> Tensor:
@@ -292,7 +294,7 @@ def sum(x: Tensor, axis: int | tuple[int, ...] | None = None, keepdims: bool = F
 
 def mean(x: Tensor, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
     total = sum(x, axis, keepdims)
-    return total * (total.data.size / x.data.size)
+    return total * (total.data.size / max(1, x.data.size))
 
 
 def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:

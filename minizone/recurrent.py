@@ -101,6 +101,8 @@ class LSTMSequence(Function):
         dtype = xp.result_type(*(v for v in (x, h0, c0, W_x, W_h, b) if v.dtype.kind in "fc"))
         masks = [per_step(mask, (T, H, B)) for mask in self.masks]
         h, c = xp.empty((T, H, B), dtype), xp.empty((T, H, B), dtype)
+        slices = column_blocks(W_h, B)
+        W = kernels.small_blocks(W_h, -(-B // len(slices))) if len(slices) > 1 else W_h[None, None]
 
         def run(columns: slice) -> _Block:
             x_block = xp.ascontiguousarray(x[..., columns])
@@ -113,11 +115,11 @@ class LSTMSequence(Function):
                 *(xp.empty((n, H, width), dtype) for n in (T + 1, T + 1, T)),
             )
             block.h[0], block.c[0] = h0[:, columns], c0[:, columns]
-            W, scratch = recurrent_weights(W_h, width, B), xp.empty((4 * H, width), dtype)
+            scratch = xp.empty((4 * H, width), dtype)
             project = projection(x_block, W_x, b, a)
             for t in range(T):
                 project(t)
-                a[t] += kernels.product(W, block.h[t], scratch)
+                a[t] += kernels.product(W, block.h[t], scratch, scratch)
                 kernels.lstm_forward(
                     a[t],
                     block.h[t],
@@ -131,7 +133,7 @@ class LSTMSequence(Function):
                 h[t, :, columns], c[t, :, columns] = block.h[t + 1], block.c[t + 1]
             return block
 
-        blocks = in_threads(run, column_blocks(W_h, B))
+        blocks = in_threads(run, slices)
         self.arrays, self.blocks = (x, h0, c0, W_x, W_h, b), blocks if any(self.needs) else []
         return h, c
 
@@ -143,13 +145,14 @@ class LSTMSequence(Function):
         dtype = self.blocks[0].a.dtype
         dh0, dc0 = xp.empty((H, B), dtype), xp.empty((H, B), dtype)
         da = xp.empty((4 * H, T, B), dtype)
-        below = columns_below(x, W_x.shape[1], H, dtype)  # (H + D, T, B), the columns that [W_h W_x] multiplied
-        W_hT = xp.ascontiguousarray(W_h.T)
+        below = columns_below(x, W_x.shape[1], H, dtype)  # (H + 1 + D, T, B), what [W_h b W_x] multiplied
+        widest = -(-B // len(self.blocks))
+        W = kernels.small_blocks(W_h.T, widest, 4) if len(self.blocks) > 1 else xp.ascontiguousarray(W_h.T)[None, None]
 
         def run(block: _Block) -> None:
             a, columns, width = block.a, block.columns, block.a.shape[-1]
             dh, dc, dh_old, dc_old = xp.zeros((4, H, width), dtype)
-            W, scratch = recurrent_weights(W_hT, width, B), xp.empty((4 * H, width), dtype)
+            scratch = xp.empty((4 * H, width), dtype)
             for t in reversed(range(T)):
                 if dh_out is not None:
                     dh += dh_out[t, :, columns]
@@ -158,7 +161,7 @@ class LSTMSequence(Function):
                 kernels.lstm_backward(
                     a[t], block.c[t], block.tanh_c[t], *block.masks[t], dh, dc, dh_old, dc_old, scratch
                 )
-                dh_old += kernels.product(W, a[t], dh)
+                dh_old += kernels.product(W, a[t], dh, scratch)
                 dh, dc, dh_old, dc_old = dh_old, dc_old, dh, dc
             dh0[:, columns], dc0[:, columns] = dh, dc
             da[:, :, columns] = a.transpose(1, 0, 2)
@@ -167,14 +170,14 @@ class LSTMSequence(Function):
         in_threads(run, self.blocks)
         self.blocks = []
         da = da.reshape(4 * H, T * B)
-        dW = da @ below.reshape(-1, T * B).T if self.needs[3] or self.needs[4] else da[:, :0]
+        dW = da @ below.reshape(-1, T * B).T  # (4H, H + 1 + D)
         return (
             xp.matmul(W_x.T, da).reshape(-1, T, B).transpose(1, 0, 2) if self.needs[0] else None,
             dh0,
             dc0,
-            dW[:, H:] if len(below) > H else add_up_tokens(da, x, W_x.shape[1]),
+            dW[:, H + 1 :] if len(below) > H + 1 else add_up_tokens(da, x, W_x.shape[1]),
             dW[:, :H],
-            da.sum(axis=1) if self.needs[5] else None,
+            dW[:, H],
         )
 
 
@@ -222,28 +225,25 @@ def projection(x: Array, W_x: Array, b: Array, a: Array) -> Callable[[int], None
     """The function that makes sure that ``a[t]`` holds ``W_x @ x[t] + b``, for x (T, D, b) or tokens (T, b)."""
     xp, bias = array_module(a), b[:, None]
     if x.dtype.kind in "iu":
-        table = W_x + bias  # (4H, V)
+        table = (W_x + bias).astype(a.dtype, copy=False)  # (4H, V)
         return lambda t: xp.take(table, x[t], axis=1, out=a[t], mode="clip")
-    blocks = kernels.row_blocks(W_x, x.shape[-1])
+    blocks = kernels.small_blocks(W_x, x.shape[-1])[0]
     xp.matmul(blocks, x[:, None], out=a.reshape(len(a), *blocks.shape[:2], -1))
     return lambda t: xp.add(a[t], bias, out=a[t])
 
 
-def recurrent_weights(W: Array, width: int, B: int) -> Array:
-    """``W`` as `kernels.product` wants it: in row blocks for a thread of its own, whole where BLAS uses its threads."""
-    return kernels.row_blocks(W, width) if width < B else W[None]
-
-
 def columns_below(x: Array, D: int, H: int, dtype: Any) -> Array:
-    """Room for h_{t-1} (H, T, B) and, below it, the inputs (D, T, B): one product then gives both gradients.
+    """The columns (H + 1 + D, T, B) that [W_h b W_x] multiplies: room for h_{t-1}, a row of ones, the inputs.
 
-    Tokens become one-hot columns here, unless there are many kinds of them: then no inputs, see `add_up_tokens`.
+    One product with them gives the gradients of all three. Tokens become one-hot columns here, unless there are many
+    kinds of them: then there are no inputs below, see `add_up_tokens`.
     """
     xp, (T, B) = array_module(x), (x.shape[0], x.shape[-1])
     tokens = x.dtype.kind in "iu"
-    below = xp.empty((H if tokens and D > MOST_ONE_HOT else H + D, T, B), dtype)
-    if len(below) > H:
-        below[H:] = x == xp.arange(D)[:, None, None] if tokens else x.transpose(1, 0, 2)
+    below = xp.empty((H + 1 if tokens and D > MOST_ONE_HOT else H + 1 + D, T, B), dtype)
+    below[H] = 1
+    if len(below) > H + 1:
+        below[H + 1 :] = x == xp.arange(D)[:, None, None] if tokens else x.transpose(1, 0, 2)
     return below
 
 

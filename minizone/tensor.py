@@ -121,8 +121,8 @@ class Tensor:
         def flow(tensor: Tensor, g: Array) -> None:
             creator = tensor.creator
             if creator is None:
-                g = array_module(tensor.data).asarray(g)  # the sum of a 0-d array is a scalar
-                tensor.grad = g if tensor.grad is None else tensor.grad + g
+                total = g if tensor.grad is None else tensor.grad + g
+                tensor.grad = array_module(tensor.data).asarray(total)  # operations on 0-d arrays give scalars
                 return
             if creator.serial not in waiting:
                 waiting[creator.serial] = (creator, [None] * creator.outputs)
@@ -137,8 +137,9 @@ class Tensor:
             input_grads = function.backward(*output_grads)
             if not isinstance(input_grads, tuple):
                 input_grads = (input_grads,)
-            for x, gx in zip(function.inputs, input_grads, strict=True):
+            for k, (x, gx) in enumerate(zip(function.inputs, input_grads, strict=True)):
                 if x is not None:
+                    _check_gradient(function, k, gx, x.shape)
                     flow(x, _undo_broadcast(gx, x.shape))
 
     def __add__(self, other: Any) -> Tensor:
@@ -189,8 +190,8 @@ class Tensor:
     def reshape(self, *shape: Any) -> Tensor:
         return ops.reshape(self, shape[0] if len(shape) == 1 and isinstance(shape[0], tuple) else shape)
 
-    def transpose(self, *axes: int) -> Tensor:
-        return ops.transpose(self, axes or None)
+    def transpose(self, *axes: Any) -> Tensor:
+        return ops.transpose(self, axes[0] if len(axes) == 1 and isinstance(axes[0], tuple) else axes or None)
 
 
 class Function:
@@ -216,6 +217,7 @@ class Function:
     def __call__(self, *inputs: Any) -> Any:
         # A NumPy scalar is a strong float64; as the Python number it is, it leaves float32 alone.
         inputs = tuple(x.item() if isinstance(x, np.generic) else x for x in inputs)
+        inputs = tuple(Tensor(x).data if isinstance(x, list | tuple) else x for x in inputs)
         recording = _recording.get()
         self.needs = tuple(recording and isinstance(x, Tensor) and x.requires_grad for x in inputs)
         arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
@@ -233,6 +235,18 @@ class Function:
             for index, tensor in enumerate(tensors):
                 tensor.creator, tensor.output_index = self, index
         return tensors if several else tensors[0]
+
+
+def _check_gradient(function: Function, k: int, g: Any, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless ``g`` can be the gradient of an input of this shape, perhaps broadcast."""
+    if g is None or (g.shape != shape and (len(g.shape) < len(shape) or not _repeats(shape, g.shape))):
+        found = "no gradient" if g is None else f"a gradient of shape {g.shape}"
+        raise ValueError(f"{type(function).__name__}.backward: {found} for argument {k} of shape {shape}")
+
+
+def _repeats(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
+    """Whether an array of the shape ``small`` broadcasts to ``large``."""
+    return all(n in (1, m) for n, m in zip(small[::-1], large[::-1], strict=False))
 
 
 def _undo_broadcast(g: Array, shape: tuple[int, ...]) -> Array:

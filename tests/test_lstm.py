@@ -173,12 +173,15 @@ def test_threads_inherit_the_callers_floating_point_settings(in_blocks):
 
 @dense_and_tokens
 @pytest.mark.parametrize(
-    ("hidden", "features", "B"),
-    [(128, 160, 33), (256, 20, 128)],  # products beyond 10^6 multiplications; columns in threads by themselves
+    ("hidden", "features", "B", "cores"),
+    [(128, 160, 33, 1), (128, 160, 33, 2), (100, 20, 50, 3), (256, 20, 128, 0)],  # 0: split as this machine does it
 )
-def test_wide_layers_equal_the_reference(hidden, features, B, tokens):
+def test_wide_layers_equal_the_reference(in_blocks, hidden, features, B, cores, tokens):
+    """Products beyond 10^6 multiplications, where rows are taken in blocks; blocks of columns of different widths."""
     arguments = problem(2, B, D=features, H=hidden, tokens=tokens)
     options = masks("independent", 2, hidden, B, inputs=True)
+    if cores > 1:
+        in_blocks(cores, B)
     assert_same(run(lstm, arguments, options), run(lstm_unrolled, arguments, options), ROUNDING)
 
 
@@ -320,6 +323,15 @@ def test_memory_layout_of_arguments_and_masks_does_not_matter(layout, tokens):
     results = run(lstm, {n: moved[n] for n in arguments}, {n: moved[n] for n in options})
     assert_same(results, expected, 1e-14)
     assert all(np.array_equal(moved[name], before[name]) for name in before), "an argument was changed"
+
+
+@pytest.mark.parametrize("features", [1, H, 4 * H])
+def test_arguments_of_the_shape_of_the_states_or_gates_are_not_used_as_scratch(features):
+    arguments, options = problem(7, 3, D=features), masks("independent", 7, H, 3, inputs=True)
+    expected = run(lstm_unrolled, arguments, options)
+    for array in (*arguments.values(), *options.values()):
+        array.flags.writeable = False
+    assert_same(run(lstm, arguments, options), expected, ROUNDING)
 
 
 def test_masks_may_be_tensors():

@@ -132,7 +132,12 @@ for axis in (None, 0, -1, ()):
     row(f"sum of a 0-d array {axis}", lambda x, a=axis: x.sum(axis=a), normal())
 
 for old, new in [((2, 3, 4), (6, 4)), ((2, 3), (-1,)), ((2, 3), (3, -1)), ((1,), ()), ((), (1, 1)), ((0, 2), (3, 0))]:
-    row(f"reshape {old} {new}", lambda x, new=new: ops.reshape(x, new), normal(*old), numpy=lambda x, new=new: x.reshape(new))
+    row(
+        f"reshape {old} {new}",
+        lambda x, new=new: ops.reshape(x, new),
+        normal(*old),
+        numpy=lambda x, new=new: x.reshape(new),
+    )
 
 row("transpose", lambda x: x.transpose(), normal(2, 3, 4))
 row("transpose 0-d", lambda x: x.transpose(), normal())
@@ -323,7 +328,7 @@ def test_targets_may_be_integers_of_any_size(dtype):
 
 @pytest.mark.parametrize("shape", [(2,), (3,), (3, 5), (5, 2), (2, 3), (3, 2, 1), ()])
 def test_targets_must_have_the_shape_of_the_columns(shape):
-    with pytest.raises(ValueError, match="SoftmaxCrossEntropy: .* without the axis of the classes") as error:
+    with pytest.raises(ValueError, match=r"SoftmaxCrossEntropy: .* without the axis of the classes") as error:
         ops.softmax_cross_entropy(Tensor(normal(3, 5, 2)), np.zeros(shape, int))
     assert f"(3, 5, 2) and {shape}" in str(error.value)
 

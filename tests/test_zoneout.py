@@ -32,6 +32,13 @@ def layer(zoneout: Zoneout, *, seed: int = 0, **options) -> LSTM:
     return made
 
 
+def lstm_of(made: LSTM, x, keep_h, keep_c, **options) -> tuple[Tensor, Tensor]:
+    """What the layer computes, with these masks."""
+    columns = np.ones((1, x.shape[-1]))
+    start = made.h0.reshape(-1, 1) * columns, made.c0.reshape(-1, 1) * columns
+    return lstm(x, *start, made.W_x, made.W_h, made.b, keep_h=keep_h, keep_c=keep_c, **options)
+
+
 def inputs(steps: int = T, columns: int = B) -> np.ndarray:
     return rng(3).standard_normal((steps, D, columns))
 
@@ -79,18 +86,8 @@ def test_bug_output_and_state_zoned_with_different_masks():
     made, x = layer(Zoneout(0.5, 0.5)), inputs()
     h, (last_h, last_c) = made(x, rng=rng())
     assert np.array_equal(last_h.data, h.data[-1])
-    short, _ = made(x, rng=rng())
-    assert np.array_equal(short.data, h.data)
-    keep_h, keep_c = made.zoneout.masks(T, H, B, rng(), None, np.float64)
-    _, c = lstm_of(made, x, keep_h, keep_c)
-    assert np.array_equal(last_c.data, c.data[-1])
-
-
-def lstm_of(made: LSTM, x, keep_h, keep_c, **options) -> tuple[Tensor, Tensor]:
-    """What the layer computes, with these masks."""
-    columns = np.ones((1, x.shape[-1]))
-    start = made.h0.reshape(-1, 1) * columns, made.c0.reshape(-1, 1) * columns
-    return lstm(x, *start, made.W_x, made.W_h, made.b, keep_h=keep_h, keep_c=keep_c, **options)
+    expected_h, expected_c = lstm_of(made, x, *made.zoneout.masks(T, H, B, rng(), None, np.float64))
+    assert np.array_equal(h.data, expected_h.data) and np.array_equal(last_c.data, expected_c.data[-1])
 
 
 @pytest.mark.parametrize("drop", [0.0, 0.3])
@@ -114,7 +111,7 @@ def test_bug_cell_mask_is_the_state_mask():
 def test_bug_cell_and_state_probabilities_swapped(z):
     """The authors' get_stream passes (cells, states) to a constructor that takes (states, cells)."""
     made = layer(z)
-    h, (last_h, last_c) = made(inputs(), rng=rng())
+    _, (last_h, last_c) = made(inputs(), rng=rng())
     frozen, moving = (last_c, last_h) if z.cells else (last_h, last_c)
     start = {True: made.c0, False: made.h0}
     assert np.array_equal(frozen.data, np.repeat(start[bool(z.cells)].data[:, None], B, axis=1))
@@ -126,7 +123,7 @@ def test_bug_masks_reused_over_time(kind):
     """TensorFlow #2789: a fixed seed gave every time step the same mask, a static mask in silence."""
     for z, keep in zip((ZONEOUTS[kind].states, ZONEOUTS[kind].cells), drawn(ZONEOUTS[kind]), strict=True):
         assert close_to(keep[1:] * keep[:-1], z * z, 0.5), "neighbouring steps"
-        assert close_to(keep[::2] * keep[:1], z * keep[0].mean(), 0.5), "every step and the first"
+        assert close_to(keep[2:] * keep[:1], z * keep[0].mean(), 0.5), "every step and the first"
         assert close_to(keep[..., 1:] * keep[..., :-1], z * z, 0.5), "neighbouring examples"
         assert len(np.unique(keep.reshape(len(keep), -1), axis=0)) == len(keep)
 
@@ -152,8 +149,14 @@ def test_bug_mask_of_step_0_used_for_all_steps_in_backward():
 @pytest.mark.parametrize("kind", ["independent", "shared", "whole layer", "static"])
 def test_bug_probabilities_inverted(kind):
     """The authors' Theano gist and flags: the number was the probability of updating."""
-    probabilities = {"cells": 0.9, "states": 0.1} if kind in ("independent", "static") else {"cells": 0.9, "states": 0.9}
-    options = {"shared": kind == "shared", "whole_layer": kind == "whole layer", "static_steps": 200 * (kind == "static")}
+    probabilities = (
+        {"cells": 0.9, "states": 0.1} if kind in ("independent", "static") else {"cells": 0.9, "states": 0.9}
+    )
+    options = {
+        "shared": kind == "shared",
+        "whole_layer": kind == "whole layer",
+        "static_steps": 200 * (kind == "static"),
+    }
     z = Zoneout(**probabilities, **options)
     keep_h, keep_c = drawn(z)
     assert close_to(keep_h, z.states, 0.3) and close_to(keep_c, z.cells, 0.3)
@@ -255,7 +258,9 @@ def test_layer_without_zoneout_is_the_plain_lstm_bit_for_bit(generator):
 @pytest.mark.parametrize("kind", ["shared", "whole_layer", "gaussian", "independent", "static"])
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 def test_certain_zoneout_freezes_both_states_for_ever(training, kind, one):
-    z = Zoneout(one, one, **({} if kind == "independent" else {"static_steps": 3} if kind == "static" else {kind: True}))
+    z = Zoneout(
+        one, one, **({} if kind == "independent" else {"static_steps": 3} if kind == "static" else {kind: True})
+    )
     made = LSTM(D, H, zoneout=z, rng=rng())
     h0, c0 = rng().standard_normal((2, H, B)).astype(np.float32)
     h, (last_h, last_c) = made(inputs(2000).astype(np.float32), (Tensor(h0), Tensor(c0)), rng() if training else None)
@@ -287,7 +292,7 @@ def test_first_step_from_zero_is_the_plain_value_or_zero(function):
 
 @both
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("kind", ["independent", "shared", "whole layer", "static", "boolean"])
+@pytest.mark.parametrize("kind", ["independent", "shared", "whole layer", "static"])
 def test_every_element_is_exactly_its_old_or_its_new_value(kind, dtype, function):
     arguments = problem(T, B, dtype=dtype)
     options = masks(kind, T, H, B, dtype=dtype)
@@ -296,7 +301,7 @@ def test_every_element_is_exactly_its_old_or_its_new_value(kind, dtype, function
     new_h, new_c = candidates(function, arguments, keep_h, keep_c)
     for value, new, keep, start in ((h, new_h, keep_h, arguments["h0"]), (c, new_c, keep_c, arguments["c0"])):
         old = np.concatenate([start[None], value[:-1]])
-        assert np.array_equal(value, np.where(keep, old, new))
+        assert np.array_equal(value, np.where(keep == 1, old, new))
         assert value.dtype == dtype and (old != new).all() and 0 < keep.sum() < keep.size
 
 
@@ -317,7 +322,7 @@ def test_evaluation_is_linear_in_the_probability_for_one_step(function):
 
 @pytest.mark.parametrize("kind", ["independent", "shared", "whole layer", "gaussian"])
 def test_average_of_a_training_step_over_masks_is_the_evaluation_step(kind):
-    """Within 5 standard errors of every unit; |old - new| sqrt(z (1 - z)) is the deviation of one draw."""
+    """Within 5 standard errors, 1.3 % of |old - new|; one draw deviates by |old - new| sqrt(z (1 - z))."""
     draws, z = 40_000, ZONEOUTS[kind]
     made, x = layer(z), np.repeat(inputs(1, 1), draws, axis=-1)
     h, (_, c) = made(x, rng=rng())
@@ -329,7 +334,6 @@ def test_average_of_a_training_step_over_masks_is_the_evaluation_step(kind):
     ):
         bound = SIGMAS * np.abs(old - new[:, 0]) * math.sqrt(p * (1 - p) / draws)  # (H,)
         assert (np.abs(value.mean(axis=1) - expected[:, 0]) <= bound).all()
-        assert (bound < 0.05 * np.abs(old - new[:, 0])).all()
 
 
 def test_last_output_is_the_returned_state_and_the_state_carries_a_sequence_on():
@@ -394,7 +398,9 @@ def test_shared_mask_serves_cells_and_states():
     assert close_to(keep_h, 0.4, 0.5)
 
 
-@pytest.mark.parametrize("options", [{}, {"shared": True}, {"whole_layer": True}, {"gaussian": True}, {"static_steps": 5}])
+@pytest.mark.parametrize(
+    "options", [{}, {"shared": True}, {"whole_layer": True}, {"gaussian": True}, {"static_steps": 5}]
+)
 @pytest.mark.parametrize("training", [False, True])
 def test_probability_zero_means_no_mask_at_all(training, options):
     generator = rng() if training else None
@@ -424,6 +430,16 @@ def test_recurrent_dropout_mask_keeps_what_is_not_dropped(drop):
         assert keep.shape == (50, 40, 30) and keep.dtype == np.float32
         assert close_to(keep, 1 - drop, math.sqrt(drop * (1 - drop)))
         assert input_mask(drop, T, H, B, None) == 1 - drop
+
+
+def test_recurrent_dropout_of_the_layer_is_drawn_in_training_and_does_not_zone_out():
+    """The authors' pMNIST script could not have the one without the other."""
+    made, x = layer(Zoneout(), drop_inputs=0.5), inputs()
+    h, (_, c) = made(x, rng=rng())
+    expected_h, expected_c = lstm_of(made, x, None, None, input_mask=input_mask(0.5, T, H, B, rng()))
+    assert_same({"h": h.data, "c": c.data}, {"h": expected_h.data, "c": expected_c.data[-1]}, 0.0)
+    _, (_, only_forgotten) = layer(Zoneout(), drop_inputs=1.0)(x, rng=rng())
+    assert (np.abs(only_forgotten.data) < np.abs(made.c0.data[:, None])).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -506,15 +522,12 @@ def test_zone_out_mixes_old_and_new(shape):
 def test_gradient_check_sees_a_mask_that_was_forgotten_in_backward(kind):
     """The table of test_lstm.py can fail: the backward pass of the plain LSTM is caught with every mask."""
     arguments, options = problem(3, 2), masks(kind, 3, H, 2)
-    forgetful = {"h": None}
 
     def without_masks_in_backward(*values):
-        h, c = lstm(*values, **options)
-        if any(isinstance(v, Tensor) and v.dtype.kind == "c" for v in values):
-            return h, c
-        plain_h, plain_c = lstm(*values)
-        return plain_h + (h.data - plain_h.data), plain_c + (c.data - plain_c.data)
+        right, plain = lstm(*values, **options), lstm(*values)
+        return tuple(
+            p + (r.data - p.data) for r, p in zip(right, plain, strict=True)
+        )  # the value of r, the gradient of p
 
-    del forgetful
     with pytest.raises(GradientError):
         gradcheck(without_masks_in_backward, *arguments.values(), directions=2)
