@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 import minizone
 from minizone import checkpoint as files
-from minizone.backend import Generator, stream
+from minizone.backend import Generator, keep_freed_memory, stream
 from minizone.errors import UserError
 from minizone.layers import Module
 from minizone.optim import Adam
@@ -92,6 +92,7 @@ def fit(experiment: Experiment, folder: Path, say: Any = print) -> dict[str, Any
         After SIGINT, SIGTERM or ``max_minutes``; a checkpoint has been written.
     """
     settings = experiment.settings
+    keep_freed_memory()
     optimizer = Adam(
         experiment.model.parameters(), settings.learning_rate, clip=settings.clipping, clip_what=settings.clip_what
     )
