@@ -126,10 +126,10 @@ def fit(experiment: Experiment, folder: Path, say: Any = print) -> dict[str, Any
 def _update(experiment: Experiment, optimizer: Adam, batch: Any, progress: Progress) -> None:
     """One minibatch: loss, gradient, step. Nothing is changed when the loss or the gradient is not finite."""
     epoch, update = progress.epoch, progress.update + 1
-    loss, count = experiment.loss(batch, stream(experiment.settings.seed, "noise", epoch, update))
-    nats = float(loss)
-    if math.isfinite(nats):
-        with np.errstate(over="ignore", invalid="ignore"):  # seen in the norm, and said in a sentence
+    with np.errstate(over="ignore", invalid="ignore"):  # they show in the loss or the norm, and become a sentence
+        loss, count = experiment.loss(batch, stream(experiment.settings.seed, "noise", epoch, update))
+        nats = float(loss)
+        if math.isfinite(nats):
             loss.backward()
             norm = optimizer.step()
     if not math.isfinite(nats) or not math.isfinite(norm):

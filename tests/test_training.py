@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -282,3 +283,27 @@ def test_long_texts_are_evaluated_in_windows_with_the_state_carried():
     text = experiment.data.valid[:2500]
     whole = experiment._nats(text[:-1, None], text[1:, None], None)[0]
     assert experiment.bpc_of_one_sequence(text) == pytest.approx(experiment.score(whole), rel=1e-6)
+
+
+@pytest.mark.skipif("MINIZONE_DATA" not in os.environ, reason="needs Penn Treebank: set MINIZONE_DATA")
+def test_the_paper_preset_is_the_model_and_the_epoch_of_the_paper():
+    """4,256,050 parameters on 50 symbols; 50,594 or 50,595 chunks of 100 symbols make 1,582 updates of 32."""
+    experiment = CharPTB(replace(PRESETS["paper"], dataset="ptb"), say=quiet)
+    assert experiment.data.vocabulary_size == 50
+    assert sum(p.data.size for p in experiment.model.parameters()) == 4_256_050
+    batches = experiment.batches(1)
+    assert len(batches) == 1582 and batches[0][0].shape == (99, 32)
+    settings = experiment.settings
+    assert (settings.learning_rate, settings.clipping, settings.clip_what) == (0.002, 1.0, "step")
+    assert experiment.reference["Zoneout"] == {"valid": 1.362, "test": 1.27}
+
+
+@pytest.mark.slow
+def test_zoneout_beats_the_unregularized_lstm_with_the_quick_preset(tmp_path):
+    """The claim of the README, for one more seed than its three."""
+    quick = replace(PRESETS["quick"], dataset="manual", seed=4)
+    zoned = replace(quick, z_prob_cells=0.5, z_prob_states=0.05)
+    plain, zoneout = (
+        fit(CharPTB(settings, say=quiet), tmp_path / name, say=quiet) for settings, name in ((quick, "a"), (zoned, "b"))
+    )
+    assert zoneout["best_valid_bpc"] < plain["best_valid_bpc"]
