@@ -8,7 +8,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import os
+import platform
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -28,6 +32,12 @@ Generator = Any  # a numpy.random.Generator or a cupy.random.Generator
 def array_module(*arrays: Array) -> ModuleType:
     """The library that the arrays belong to: ``numpy``, or ``cupy`` as soon as one of them is a CuPy array."""
     return np if cupy is None else cupy.get_array_module(*arrays)
+
+
+@cache
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,18 @@ class Device:
     def xp(self) -> ModuleType:
         """The array library of this device."""
         return np if self.name == "cpu" else cupy
+
+    @property
+    def description(self) -> str:
+        """What computes, for the logs: ``"AMD EPYC, 2 cores"`` or the name of the GPU."""
+        if self.name == "gpu":
+            return cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
+        try:
+            lines = Path("/proc/cpuinfo").read_text().splitlines()
+            model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+        except (OSError, StopIteration):
+            model = platform.processor() or platform.machine()
+        return f"{model}, {cores()} cores"
 
     def to_device(self, array: Array) -> Array:
         """The array on this device; no copy when it is there already."""

@@ -12,7 +12,6 @@ the weights, take the columns together again.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from minizone.backend import Array, array_module
+from minizone.backend import Array, array_module, cores
 from minizone.kernels import cpu as kernels
 from minizone.tensor import Function, Tensor
 
@@ -270,12 +269,6 @@ def in_threads(function: Callable[[Any], Any], arguments: list[Any]) -> list[Any
         return [function(arguments[0])]
     running = [_pool().submit(copy_context().run, function, x) for x in arguments]  # with the caller's np.errstate
     return [each.result() for each in running]
-
-
-@cache
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache

@@ -49,8 +49,8 @@ def report(root: Path) -> str:
 def _table(task: str, dataset: str, metric: str, groups: dict[str, list[dict[str, Any]]]) -> str:
     lines = [
         f"**{task}** on {dataset}, {metric}\n",
-        "| run | best valid (spread) | each seed | test (spread) | epochs | minutes | command |",
-        "|---|---|---|---|---|---|---|",
+        "| run | best valid (spread) | each seed | test (spread) | best epoch | minutes | device | command |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for command, runs in groups.items():
         runs.sort(key=lambda run: run["config"]["settings"]["seed"])
@@ -62,11 +62,12 @@ def _table(task: str, dataset: str, metric: str, groups: dict[str, list[dict[str
             _mean([run["summary"][f"test_{metric}"] for run in runs]),
             ", ".join(f"{run['summary']['best_epoch']}/{len(run['rows'])}" for run in runs),
             f"{statistics.mean(run['summary']['seconds'] for run in runs) / 60:.1f}",
+            ", ".join(sorted({run["config"]["machine"] for run in runs})),
             f"`{command}`",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     for name, numbers in next(iter(groups.values()))[0]["config"]["reference"].items():
-        lines.append(f"| *paper: {name}* | {numbers['valid']} | | {numbers['test']} | | | |")
+        lines.append(f"| *paper: {name}* | {numbers['valid']} | | {numbers['test']} | | | | |")
     return "\n".join(lines) + "\n"
 
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 import minizone
 from minizone import checkpoint as files
-from minizone.backend import Generator, keep_freed_memory, stream
+from minizone.backend import Device, Generator, keep_freed_memory, stream
 from minizone.errors import UserError
 from minizone.layers import Module
 from minizone.optim import Adam
@@ -46,6 +46,8 @@ class Experiment(Protocol):
     def model(self) -> Module: ...
     @property
     def settings(self) -> Any: ...
+    @property
+    def device(self) -> Device: ...
     @property
     def data(self) -> Any: ...
     @property
@@ -221,6 +223,7 @@ def _start(experiment: Experiment, folder: Path) -> Progress:
             "changed": {k: v for k, v in settings.items() if k not in ("out", "resume") and v != getattr(preset, k)},
             "dataset": {"name": experiment.data.name, "sha256": experiment.data.sha256},
             "reference": experiment.reference,
+            "machine": experiment.device.description,
             "versions": {
                 "minizone": minizone.__version__,
                 "python": platform.python_version(),

@@ -23,6 +23,7 @@ def make_run(
         "settings": {"seed": seed, "preset": "paper", "z_prob_cells": z},
         "changed": changed,
         "dataset": {"name": dataset, "sha256": {}},
+        "machine": "AMD EPYC, 2 cores",
         "reference": {"Zoneout": {"valid": 1.362, "test": 1.27}} if reference is None else reference,
     }
     (folder / "config.json").write_text(json.dumps(config))
@@ -41,12 +42,11 @@ def test_runs_that_differ_in_the_seed_share_a_row_with_mean_spread_and_each_numb
     lines = report(tmp_path).splitlines()
     assert lines[0] == "**char-ptb** on PTB, authors' form, bpc"
     command = "python run.py char-ptb --preset paper"
-    assert lines[4] == (
-        f"| lstm | 1.6000 (0.1414) | 1: 1.5000, 2: 1.7000 | 1.3500 (0.1414) | 2/2, 2/2 | 1.5 | `{command}` |"
-    )
+    numbers = "1.6000 (0.1414) | 1: 1.5000, 2: 1.7000 | 1.3500 (0.1414) | 2/2, 2/2 | 1.5"
+    assert lines[4] == f"| lstm | {numbers} | AMD EPYC, 2 cores | `{command}` |"
     assert lines[5].startswith("| zoneout | 1.4000 (0.1414) |")
     assert lines[5].endswith(f"`{command} --z-prob-cells 0.5 --no-augment` |")
-    assert lines[6] == "| *paper: Zoneout* | 1.362 | | 1.27 | | | |"
+    assert lines[6] == "| *paper: Zoneout* | 1.362 | | 1.27 | | | | |"
 
 
 def test_data_sets_are_never_in_one_table(tmp_path):
