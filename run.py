@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> int:
         print(f"run.py: out of memory: {error}; try a smaller --batch-size or --hidden-size", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("run.py: stopped; what was saved is complete, go on with --resume")
+        print("run.py: stopped; if there was a checkpoint it is whole, and --resume goes on from it")
         return 130
     except Interrupted as stop:
         print(f"run.py: {stop}")

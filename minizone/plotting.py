@@ -48,7 +48,8 @@ def plot_runs(folders: list[Path], out: Path) -> None:
     axes.set_title(
         f"{task} on {', '.join(sorted(datasets)) if len(datasets) == 1 else 'several data sets'}", fontsize=10
     )
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(0.5, max(run["rows"][-1]["epoch"] for run in runs) + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
     axes.legend(title="thick: validation, thin: training (with its noise)", title_fontsize=8, fontsize=8)
     try:

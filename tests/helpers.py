@@ -1,18 +1,28 @@
-"""What the tests of the recurrent layers share: small problems, every kind of mask, and gradients by name."""
+"""What several test files share: small recurrent layers, every kind of mask, gradients by name, small data files."""
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import pytest
+from hypothesis import settings
 
 from minizone import Tensor, Zoneout
+from minizone.data.download import KnownFile
 from minizone.zoneout import input_mask
 
 Arrays = dict[str, Any]
+
+D, H = 5, 4  # features and units of `problem`
+ROUNDING = 1e-10  # between two ways to compute the same in float64
+SEVERAL = settings(max_examples=150, deadline=None)  # of hypothesis
+
+dense_and_tokens = pytest.mark.parametrize("tokens", [False, True], ids=["dense", "tokens"])
 
 FLOATS = ("h0", "c0", "W_x", "W_h", "b")
 
@@ -28,6 +38,15 @@ ZONEOUTS = {  # as the layer draws them
 SHAPES = ["".join(axes) for n in range(4) for axes in itertools.product(*zip("THB"[3 - n :], "1" * n, strict=True))]
 
 KINDS = ["no mask", "evaluation", "boolean", *ZONEOUTS, *(f"shape ({','.join(shape)})" for shape in SHAPES)]
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def normal(*shape: int) -> np.ndarray:
+    """Numbers that depend on the shape alone."""
+    return np.random.default_rng(sum(shape)).standard_normal(shape)
 
 
 def masks(kind: str, T: int, H: int, B: int, *, inputs: bool = False, dtype: Any = np.float64) -> Arrays:
@@ -51,7 +70,7 @@ def masks(kind: str, T: int, H: int, B: int, *, inputs: bool = False, dtype: Any
 
 
 def problem(
-    T: int, B: int, *, D: int = 5, H: int = 4, tokens: bool = False, dtype: Any = np.float64, seed: int = 0
+    T: int, B: int, *, D: int = D, H: int = H, tokens: bool = False, dtype: Any = np.float64, seed: int = 0
 ) -> Arrays:
     """The arguments of `minizone.lstm` by name: x (T, D, B), or tokens (T, B) below D; weights of unit gain."""
     rng = np.random.default_rng(seed)
@@ -125,3 +144,20 @@ def lstm_by_hand(
             for name, value in zip(out, values, strict=True):
                 out[name][t, k, n] = value
     return out
+
+
+# ---- data files
+
+TRAIN = "ptb/ptb.train.txt"
+SMALL = {  # three files of the shape of PTB's: one blank at either end of every line
+    "ptb/ptb.train.txt": b" the cat <unk> N \n sat on \n a mat \n",
+    "ptb/ptb.valid.txt": b" the mat \n",
+    "ptb/ptb.test.txt": b" a cat sat \n on N \n",
+}
+NOWHERE = ("http://127.0.0.1:9/first", "http://127.0.0.1:9/second")
+
+
+def known(raw: bytes, urls: tuple[str, ...] = NOWHERE, packed: bytes | None = None) -> KnownFile:
+    return KnownFile(
+        hashlib.sha256(raw).hexdigest(), len(raw), urls, None if packed is None else hashlib.sha256(packed).hexdigest()
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import assert_same
+from helpers import assert_same, rng
 
 from minizone import Tensor, Zoneout, gradcheck, lstm
 from minizone.experiments.char_ptb import CharModel, CharSettings
@@ -18,10 +18,6 @@ from minizone.layers import LSTM, Linear, Module, Parameter
 from minizone.optim import Adam
 
 NAMES = ["lstm.W_x", "lstm.W_h", "lstm.b", "lstm.h0", "lstm.c0", "output.W", "output.b"]
-
-
-def rng(seed: int = 0) -> np.random.Generator:
-    return np.random.default_rng(seed)
 
 
 def char_model(seed: int = 0, symbols: int = 7, hidden: int = 4, **settings) -> CharModel:

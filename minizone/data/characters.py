@@ -109,7 +109,7 @@ def load_characters(
         manual = _load_manual()
         say(
             f"PTB is neither in {data_folder(data_dir)} nor to be downloaded: this run uses the {manual.name} instead,"
-            " and its numbers are not PTB's (--dataset ptb says what went wrong)"
+            " and its numbers are not PTB's (--data-dir takes a folder with PTB, --dataset ptb says what went wrong)"
         )
         return manual
 
@@ -166,7 +166,7 @@ def _deal(paragraphs: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
     """Split 90 / 5 / 5 by position, within each of a few blocks of equal length.
 
     The topics are in alphabetical order, so the last tenth of the whole would be "typesmapping" to "yield": valid and
-    test two different subjects, and neither like the rest (tests/test_data.py measures it). The tail of every block
+    test two different subjects, and neither like the rest (tests/test_characters.py measures it). The tail of every block
     samples the manual evenly, in passages still long enough to read on.
     """
     splits: tuple[list[str], list[str], list[str]] = ([], [], [])

@@ -1,0 +1,150 @@
+"""How `minizone.lstm` is executed changes no number: columns in threads, rows in blocks, memory layouts; and time."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from helpers import KINDS, LOSSES, ROUNDING, H, assert_same, dense_and_tokens, masks, problem, run, tensors
+
+from minizone import lstm, recurrent
+from minizone.cells import lstm_unrolled
+
+# ---- columns in threads, rows in blocks
+
+
+@pytest.fixture
+def in_blocks(monkeypatch):
+    """Split the columns of small problems as those of large ones, over this number of cores."""
+
+    def split(cores: int, B: int) -> None:
+        monkeypatch.setattr(recurrent, "WORTH_THREADS", 0)
+        monkeypatch.setattr(recurrent, "cores", lambda: cores)
+        blocks = recurrent.column_blocks(np.empty((4 * H, H)), B)
+        assert len(blocks) == min(cores, B // recurrent.FEWEST_COLUMNS) > 1
+        assert [blocks[0].start, blocks[-1].stop] == [0, B]
+        assert all(left.stop == right.start > left.start for left, right in pairwise(blocks))
+
+    return split
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("B", "cores", "tokens"), [(16, 2, False), (17, 2, True), (33, 3, False), (33, 4, True)])
+def test_columns_split_over_threads_equal_unsplit_and_reference(in_blocks, B, cores, tokens, kind):
+    arguments, options = problem(3, B, tokens=tokens), masks(kind, 3, H, B, inputs=True)
+    whole = run(lstm, arguments, options)
+    in_blocks(cores, B)
+    split = run(lstm, arguments, options)
+    assert_same(split, whole, 1e-13)
+    assert_same(split, run(lstm_unrolled, arguments, options), ROUNDING)
+
+
+def test_split_columns_survive_a_second_backward_and_other_losses(in_blocks):
+    arguments, options = problem(5, 24), masks("independent", 5, H, 24)
+    in_blocks(3, 24)
+    for loss in LOSSES:
+        assert_same(run(lstm, arguments, options, loss), run(lstm_unrolled, arguments, options, loss), ROUNDING)
+    leaves = tensors(arguments)
+    h, _ = lstm(**leaves, **options)
+    loss = (h * h).sum()
+    loss.backward()
+    once = {name: leaf.grad for name, leaf in leaves.items()}
+    loss.backward()
+    assert_same({n: leaf.grad for n, leaf in leaves.items()}, {n: 2 * g for n, g in once.items()}, 1e-13)
+
+
+def test_threads_inherit_the_callers_floating_point_settings(in_blocks):
+    arguments = problem(2, 16)
+    arguments["x"][0, :, 1] = np.inf  # weights of both signs: inf - inf
+    in_blocks(2, 16)
+    with np.errstate(invalid="ignore"):
+        h, _ = lstm(**arguments)
+    assert np.isnan(h.data[:, :, 1]).all() and np.isfinite(np.delete(h.data, 1, axis=2)).all()
+    with np.errstate(invalid="raise"), pytest.raises(FloatingPointError):
+        lstm(**arguments)
+
+
+@dense_and_tokens
+@pytest.mark.parametrize(
+    ("hidden", "features", "B", "cores"),
+    [(128, 160, 33, 1), (128, 160, 33, 2), (100, 20, 50, 3), (256, 20, 128, 0)],  # 0: split as this machine does it
+)
+def test_wide_layers_equal_the_reference(in_blocks, hidden, features, B, cores, tokens):
+    """Products beyond 10^6 multiplications, where rows are taken in blocks; blocks of columns of different widths."""
+    arguments = problem(2, B, D=features, H=hidden, tokens=tokens)
+    options = masks("independent", 2, hidden, B, inputs=True)
+    if cores > 1:
+        in_blocks(cores, B)
+    assert_same(run(lstm, arguments, options), run(lstm_unrolled, arguments, options), ROUNDING)
+
+
+# ---- memory layouts
+
+
+LAYOUTS = {
+    "Fortran order": np.asfortranarray,
+    "every second": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+    "backwards": lambda a: np.ascontiguousarray(a[::-1])[::-1],
+    "transposed": lambda a: np.ascontiguousarray(a.T).T,
+    "read-only": lambda a: np.broadcast_to(a, a.shape),
+}
+
+
+@dense_and_tokens
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_memory_layout_of_arguments_and_masks_does_not_matter(layout, tokens):
+    arguments, options = problem(7, 3, tokens=tokens), masks("independent", 7, H, 3, inputs=True)
+    expected = run(lstm, arguments, options)
+    before = {name: array.copy() for name, array in (arguments | options).items()}
+    moved = {name: LAYOUTS[layout](array) for name, array in (arguments | options).items()}
+    results = run(lstm, {n: moved[n] for n in arguments}, {n: moved[n] for n in options})
+    assert_same(results, expected, 1e-14)
+    assert all(np.array_equal(moved[name], before[name]) for name in before), "an argument was changed"
+
+
+@pytest.mark.parametrize("features", [1, H, 4 * H])
+def test_arguments_of_the_shape_of_the_states_or_gates_are_not_used_as_scratch(features):
+    arguments, options = problem(7, 3, D=features), masks("independent", 7, H, 3, inputs=True)
+    expected = run(lstm_unrolled, arguments, options)
+    for array in (*arguments.values(), *options.values()):
+        array.flags.writeable = False
+    assert_same(run(lstm, arguments, options), expected, ROUNDING)
+
+
+def test_masks_may_be_tensors():
+    arguments, options = problem(7, 3), masks("independent", 7, H, 3, inputs=True)
+    assert_same(run(lstm, arguments, tensors(options)), run(lstm, arguments, options), 0.0)
+
+
+# ---- time
+
+
+def seconds(T: int, repeats: int = 7) -> tuple[float, float]:
+    """Median time of this thread for a forward and for a backward pass over T steps, other people's load left out."""
+    arguments = problem(T, 8, D=8, H=32, dtype=np.float32)
+    options = masks("independent", T, 32, 8, dtype=np.float32)
+    forward, backward = [], []
+    for _ in range(repeats):
+        leaves = tensors(arguments)
+        start = time.thread_time()
+        h, _ = lstm(**leaves, **options)
+        loss = (h * h).sum()
+        middle = time.thread_time()
+        loss.backward()
+        forward.append(middle - start)
+        backward.append(time.thread_time() - middle)
+    return statistics.median(forward), statistics.median(backward)
+
+
+def test_backward_over_784_steps_takes_at_most_three_times_its_forward():
+    forward, backward = seconds(784)
+    assert backward < 3 * forward
+
+
+def test_time_is_linear_in_the_number_of_steps():
+    short, long = seconds(200), seconds(800)
+    assert long[0] < 6 * short[0]
+    assert long[1] < 6 * short[1]
