@@ -133,13 +133,15 @@ def bernoulli(rng: Generator, p: float, shape: tuple[int, ...], dtype: Any = np.
     """
     if not isinstance(rng, np.random.Generator):
         return (rng.random(shape, dtype=np.float32) < p).astype(dtype)
+    if p >= 1:
+        return np.ones(shape, dtype)
     n = int(np.prod(shape))
     words = rng.integers(0, 2**64 - 1, size=-(-n // 4), dtype=np.uint64, endpoint=True)
     bits = words.view(np.uint16)[:n]  # (n,)
     whole = int(p * 65536)  # below it: 1, above it: 0, on it: the remainder of p decides
     ones = np.empty(n, dtype)
     np.less(bits, whole, out=ones, casting="unsafe")
-    boundary = np.flatnonzero(bits == whole) if whole < 65536 else bits[:0]
+    boundary = np.flatnonzero(bits == whole)
     ones[boundary] = rng.random(boundary.size) < p * 65536 - whole
     return ones.reshape(shape)
 

@@ -12,10 +12,10 @@ from minizone.backend import Array, Generator, normal
 Initializer = Callable[[Generator, tuple[int, int], Any], Array]
 
 
-def _orthonormal(rng: Generator, side: int, rows: int) -> np.ndarray:
-    """``rows <= side`` orthonormal rows of length ``side``, uniform over all such (Mezzadri, 2007)."""
-    q, r = np.linalg.qr(normal(rng, (side, rows), np.float64))
-    return (q * np.sign(np.diagonal(r))).T
+def _orthonormal(rng: Generator, side: int, rows: int, count: int = 1) -> np.ndarray:
+    """``count`` times ``rows <= side`` orthonormal rows of length ``side``, uniform over all such (Mezzadri, 2007)."""
+    q, r = np.linalg.qr(normal(rng, (count, side, rows), np.float64))
+    return (q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None]).swapaxes(1, 2)  # (count, rows, side)
 
 
 def orthogonal(rng: Generator, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
@@ -24,7 +24,7 @@ def orthogonal(rng: Generator, shape: tuple[int, int], dtype: Any = np.float32) 
     As in the code of Cooijmans et al. (2017) and, before its last commit, of Krueger et al.
     """
     M, N = shape
-    W = _orthonormal(rng, max(M, N), min(M, N))
+    W = _orthonormal(rng, max(M, N), min(M, N))[0]
     return (W if M <= N else W.T).astype(dtype)
 
 
@@ -37,8 +37,8 @@ def orthogonal_blocks(rng: Generator, shape: tuple[int, int], dtype: Any = np.fl
     """
     M, N = shape
     side, longer = min(M, N), max(M, N)
-    blocks = [_orthonormal(rng, side, side) for _ in range(-(-longer // side))]
-    W = np.concatenate(blocks)[:longer]  # (longer, side)
+    blocks = _orthonormal(rng, side, side, -(-longer // side))
+    W = blocks.reshape(-1, side)[:longer]  # (longer, side)
     return (W if M >= N else W.T).astype(dtype)
 
 

@@ -225,7 +225,8 @@ def projection(x: Array, W_x: Array, b: Array, a: Array) -> Callable[[int], None
     xp, bias = array_module(a), b[:, None]
     if x.dtype.kind in "iu":
         table = (W_x + bias).astype(a.dtype, copy=False)  # (4H, V)
-        return lambda t: xp.take(table, x[t], axis=1, out=a[t], mode="clip")
+        tokens = x.astype(np.intp, copy=False)
+        return lambda t: xp.take(table, tokens[t], axis=1, out=a[t], mode="clip")
     blocks = kernels.small_blocks(W_x, x.shape[-1])[0]
     xp.matmul(blocks, x[:, None], out=a.reshape(len(a), *blocks.shape[:2], -1))
     return lambda t: xp.add(a[t], bias, out=a[t])
