@@ -106,7 +106,7 @@ def fit(experiment: Experiment, folder: Path, say: Any = print) -> dict[str, Any
     with _signals() as received:
         while not progress.done and progress.epoch <= settings.epochs:
             batches = experiment.batches(progress.epoch)
-            bar = tqdm(total=len(batches), initial=progress.update, desc=f"epoch {progress.epoch}", unit="update",
+            bar = tqdm(total=len(batches), initial=progress.update, desc=f"epoch {progress.epoch}", unit=" updates",
                        disable=not sys.stdout.isatty(), file=sys.stdout, leave=False)  # fmt: skip
             while progress.update < len(batches):
                 _update(experiment, optimizer, batches[progress.update], progress)

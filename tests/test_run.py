@@ -1,7 +1,9 @@
 """The command line, as a person uses it: another process, its exit status, and what it says."""
 
+import contextlib
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -48,6 +50,26 @@ def test_a_run_prints_its_epochs_its_result_and_no_progress_bar_into_a_pipe(tmp_
     assert "\r" not in done.stdout and len(lines) == 4
     best = json.loads((tmp_path / "run" / "summary.json").read_text())["best_valid_bpc"]
     assert f"best validation {best:.4f} bpc" in lines[-1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a pseudo-terminal")
+def test_in_a_terminal_there_is_a_progress_bar_with_loss_and_speed(tmp_path):
+    import fcntl
+    import struct
+    import termios
+
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    words = [sys.executable, ROOT / "run.py", *Background.flags, "--epochs", "1", "--out", tmp_path / "run"]
+    process = subprocess.Popen(words, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux: the other side has closed
+        while read := os.read(ours, 4096):
+            shown += read
+    os.close(ours)
+    assert process.wait() == 0
+    assert re.search(r"\repoch 1: .*\| \d+/11\d .* updates/s, bpc \d\.\d{3}\]", shown.decode())
 
 
 def test_without_out_a_run_gets_a_folder_named_after_its_regularizer_and_numbered(tmp_path):
