@@ -14,9 +14,12 @@ NOT_A_DIFFERENCE = {"seed", "data_dir", "max_minutes"}  # between runs of one ro
 
 
 def save_run(run: dict[str, Any], folder: Path) -> Path:
-    """Write all that is known of a run, but not its weights, as one JSON file; returns its path."""
+    """Write all that is known of a run, but its weights and where its data lay, as one JSON file; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / f"{run['name']}.json", {key: run[key] for key in ("config", "rows", "summary")})
+    config = dict(run["config"])
+    for part in ("settings", "changed"):
+        config[part] = {name: value for name, value in config[part].items() if name != "data_dir"}
+    write_json(folder / f"{run['name']}.json", {**{key: run[key] for key in ("rows", "summary")}, "config": config})
     return folder / f"{run['name']}.json"
 
 

@@ -62,6 +62,12 @@ def test_a_saved_run_reads_like_the_folder_it_was_made_of(tmp_path):
     assert report(tmp_path / "saved") == report(tmp_path / "runs")
 
 
+def test_a_saved_run_does_not_tell_where_the_data_lay(tmp_path):
+    run = read_run(make_run(tmp_path / "runs" / "lstm-seed1"))
+    run["config"]["settings"]["data_dir"] = run["config"]["changed"]["data_dir"] = "/home/someone"
+    assert "someone" not in save_run(run, tmp_path / "saved").read_text()
+
+
 def test_an_unfinished_run_is_not_in_a_table(tmp_path):
     make_run(tmp_path / "a")
     (make_run(tmp_path / "b") / "summary.json").unlink()
