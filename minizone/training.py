@@ -7,6 +7,7 @@ stopped, to the bit.
 
 from __future__ import annotations
 
+import json
 import math
 import platform
 import signal
@@ -255,9 +256,9 @@ def _resume(experiment: Experiment, optimizer: Adam, folder: Path) -> Progress:
         progress = replace(Progress(), **metadata["progress"])
         progress.done = False  # --patience may have changed
     rows = [row for row in files.read_rows(folder / "metrics.jsonl") if row["epoch"] < progress.epoch]
-    (folder / "metrics.jsonl").unlink(missing_ok=True)
-    for row in rows:
-        files.append_row(folder / "metrics.jsonl", row)
+    log, content = folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode()
+    if not log.exists() or log.read_bytes() != content:
+        files.write_whole(log, content)
     return progress
 
 
