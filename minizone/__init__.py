@@ -5,7 +5,7 @@ from minizone.errors import UserError
 from minizone.gradcheck import GradientError, gradcheck
 from minizone.layers import LSTM, Linear, Module, Parameter
 from minizone.optim import Adam
-from minizone.recurrent import lstm
+from minizone.recurrent import gru, lstm, rnn
 from minizone.tensor import Function, Tensor, no_grad
 from minizone.zoneout import Zoneout
 
@@ -24,6 +24,8 @@ __all__ = [
     "Zoneout",
     "array_module",
     "gradcheck",
+    "gru",
     "lstm",
     "no_grad",
+    "rnn",
 ]

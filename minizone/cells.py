@@ -6,9 +6,10 @@ tests hold the two together, value by value and gradient by gradient.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from minizone.ops import sigmoid, stack, tanh, unstack
+from minizone.ops import relu, sigmoid, stack, tanh, unstack
 from minizone.tensor import Tensor
 from minizone.zoneout import zone_out
 
@@ -24,6 +25,7 @@ def lstm_cell(
     keep_h: Any = None,
     keep_c: Any = None,
     input_mask: Any = None,
+    hidden_mask: Any = None,
 ) -> tuple[Tensor, Tensor]:
     """One step of an LSTM with zoneout: (h, c) from the input x (D, B) or tokens (B,) and the previous (h, c).
 
@@ -34,44 +36,156 @@ def lstm_cell(
     h, c (H, B); W_x (4H, D); W_h (4H, H); b (4H,), rows in the order i, f, g, o; masks broadcastable to (H, B).
     Krueger et al. (2017), section 3.2: h~ is made from the candidate c~, not from the zoned-out c'.
     """
-    H = h.shape[0]
-    projected = W_x[:, x] if x.ndim == 1 else W_x @ x
-    a = projected + W_h @ h + b.reshape(-1, 1)  # (4H, B)
-    i, f, g, o = sigmoid(a[:H]), sigmoid(a[H : 2 * H]), tanh(a[2 * H : 3 * H]), sigmoid(a[3 * H :])
-    update = i * g if input_mask is None else input_mask * i * g
-    new_c = f * c + update
+    i, f, g, o = lstm_gates(x, h, W_x, W_h, b, hidden_mask)
+    new_c = f * c + times(input_mask, i * g)
     new_h = o * tanh(new_c)
     return zone_out(h, new_h, keep_h), zone_out(c, new_c, keep_c)
 
 
-def lstm_unrolled(
+def lstm_gates(
+    x: Any, h: Tensor, W_x: Tensor, W_h: Tensor, b: Tensor, hidden_mask: Any = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gates i, f, g, o of an LSTM, each (H, B)."""
+    H = h.shape[0]
+    a = project(x, W_x) + W_h @ times(hidden_mask, h) + b.reshape(-1, 1)  # (4H, B)
+    return sigmoid(a[:H]), sigmoid(a[H : 2 * H]), tanh(a[2 * H : 3 * H]), sigmoid(a[3 * H :])
+
+
+def output_gate_cell(
     x: Any,
-    h0: Tensor,
-    c0: Tensor,
+    h: Tensor,
+    c: Tensor,
+    o_before: Tensor | None,
+    W_x: Tensor,
+    W_h: Tensor,
+    b: Tensor,
+    *,
+    output_gate: str,
+    input_mask: Any,
+    keep_h: Any = None,
+    keep_c: Any = None,
+    hidden_mask: Any = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`lstm_cell` with one of the ways to zone out the output gate beside recurrent dropout; also returns o.
+
+    With d the input mask: "paper" h~ = (d o + (1-d) o_before) tanh(c~), "printed" h~ = ((1-d) o + d o_before) tanh(c~),
+    "authors" h' = d h' + (1-d) f h after zoneout. Section 3.2 of the paper, and its code.
+    """
+    i, f, g, o = lstm_gates(x, h, W_x, W_h, b, hidden_mask)
+    new_c = f * c + input_mask * (i * g)
+    share = {"paper": input_mask, "printed": 1 - input_mask, "authors": 1}[output_gate]
+    mixed = o if o_before is None else share * o + (1 - share) * o_before
+    new_h = zone_out(h, mixed * tanh(new_c), keep_h)
+    if output_gate == "authors":
+        new_h = input_mask * new_h + (1 - input_mask) * (f * h)
+    return new_h, zone_out(c, new_c, keep_c), o
+
+
+def gru_cell(
+    x: Any,
+    h: Tensor,
     W_x: Tensor,
     W_h: Tensor,
     b: Tensor,
     *,
     keep_h: Any = None,
-    keep_c: Any = None,
     input_mask: Any = None,
-) -> tuple[Tensor, Tensor]:
+    hidden_mask: Any = None,
+) -> tuple[Tensor]:
+    """One step of a GRU with zoneout: h from the input x (D, B) or tokens (B,) and the previous h (H, B).
+
+        r, z = sigmoid(W_x x + W_h h + b)                   n = tanh(W_x x + W_h (r * h) + b)
+        h~ = z * h + (1 - z) * input_mask * n               h' = keep_h * h + (1 - keep_h) * h~
+
+    W_x (3H, D), W_h (3H, H), b (3H,), rows in the order r, z, n; the reset comes before the product, as in the
+    authors' code.
+    """
+    H = h.shape[0]
+    inputs, seen = project(x, W_x) + b.reshape(-1, 1), times(hidden_mask, h)
+    gates = sigmoid(inputs[: 2 * H] + W_h[: 2 * H] @ seen)
+    r, z = gates[:H], gates[H:]
+    n = tanh(inputs[2 * H :] + W_h[2 * H :] @ (r * seen))
+    new_h = z * h + (1 - z) * times(input_mask, n)
+    return (zone_out(h, new_h, keep_h),)
+
+
+def rnn_cell(
+    x: Any,
+    h: Tensor,
+    W_x: Tensor,
+    W_h: Tensor,
+    b: Tensor,
+    *,
+    keep_h: Any = None,
+    hidden_mask: Any = None,
+    activation: str = "tanh",
+) -> tuple[Tensor]:
+    """One step of a simple recurrent network with zoneout.
+
+        h~ = activation(W_x x + W_h h + b)                  h' = keep_h * h + (1 - keep_h) * h~
+
+    x (D, B) or tokens (B,), h (H, B), W_x (H, D), W_h (H, H), b (H,); activation "tanh" or "relu".
+    """
+    a = project(x, W_x) + W_h @ times(hidden_mask, h) + b.reshape(-1, 1)  # (H, B)
+    return (zone_out(h, (tanh if activation == "tanh" else relu)(a), keep_h),)
+
+
+def lstm_unrolled(x: Any, h0: Tensor, c0: Tensor, *weights: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
     """`lstm_cell` over a sequence; arguments and results as `minizone.lstm`."""
+    if options.get("output_gate", "plain") != "plain":
+        return _output_gate_unrolled(x, h0, c0, *weights, **options)
+    options.pop("output_gate", None)
+    h, c = unroll(lstm_cell, x, (h0, c0), *weights, **options)
+    return h, c
+
+
+def _output_gate_unrolled(x: Any, h0: Tensor, c0: Tensor, *weights: Any, **options: Any) -> tuple[Tensor, Tensor]:
+    gate: list[Any] = [None]
+
+    def cell(x_t: Any, h: Tensor, c: Tensor, *weights: Tensor, **step: Any) -> tuple[Tensor, Tensor]:
+        h, c, gate[0] = output_gate_cell(x_t, h, c, gate[0], *weights, **step)
+        return h, c
+
+    h, c = unroll(cell, x, (h0, c0), *weights, **options)
+    return h, c
+
+
+def gru_unrolled(x: Any, h0: Tensor, *weights: Tensor, **options: Any) -> Tensor:
+    """`gru_cell` over a sequence; arguments and results as `minizone.gru`."""
+    return unroll(gru_cell, x, (h0,), *weights, **options)[0]
+
+
+def rnn_unrolled(x: Any, h0: Tensor, *weights: Tensor, **options: Any) -> Tensor:
+    """`rnn_cell` over a sequence; arguments and results as `minizone.rnn`."""
+    return unroll(rnn_cell, x, (h0,), *weights, **options)[0]
+
+
+def unroll(
+    cell: Callable[..., tuple[Tensor, ...]], x: Any, states: tuple[Tensor, ...], *weights: Tensor, **options: Any
+) -> tuple[Tensor, ...]:
+    """A cell over a sequence: all states it goes through, each (T, H, B). Options that are masks are taken by step."""
     T = x.shape[0]
-    h, c, hs, cs = h0, c0, [], []
-    for t, x_t in enumerate(unstack(x) if isinstance(x, Tensor) else x):
-        masks = {
-            name: _at_step(mask, t, T)
-            for name, mask in (("keep_h", keep_h), ("keep_c", keep_c), ("input_mask", input_mask))
-        }
-        h, c = lstm_cell(x_t, h, c, W_x, W_h, b, **masks)
-        hs.append(h)
-        cs.append(c)
-    return stack(hs), stack(cs)
+    if isinstance(x, Tensor):
+        x = unstack(x) if x.ndim == 3 else x.data
+    steps: list[tuple[Tensor, ...]] = []
+    for t, x_t in enumerate(x):
+        states = cell(x_t, *states, *weights, **{name: _at_step(value, t, T) for name, value in options.items()})
+        steps.append(states)
+    return tuple(stack(list(each)) for each in zip(*steps, strict=True))
+
+
+def project(x: Any, W_x: Tensor) -> Tensor:
+    """``W_x @ x`` for x (D, B); for tokens (B,) the columns of W_x that they name."""
+    return W_x[:, x] if x.ndim == 1 else W_x @ x
+
+
+def times(mask: Any, value: Tensor) -> Tensor:
+    """``mask * value``; None: no mask."""
+    return value if mask is None else mask * value
 
 
 def _at_step(mask: Any, t: int, T: int) -> Any:
-    """The mask of step t, from a mask that broadcasts to (T, H, B)."""
+    """The mask of step t, from a mask that broadcasts to (T, H, B); anything else as it is."""
     if mask is None or getattr(mask, "ndim", 0) < 3:
         return mask
     return mask[t] if mask.shape[0] == T else mask[0]

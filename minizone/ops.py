@@ -219,6 +219,17 @@ class Sigmoid(Function):
         return gy * (self.y * (1 - self.y))
 
 
+class Relu(Function):
+    """``x`` where its real part is positive, else 0."""
+
+    def forward(self, x: Array) -> Array:
+        self.positive = x.real > 0
+        return x * self.positive
+
+    def backward(self, gy: Array) -> Array:
+        return gy * self.positive
+
+
 class SoftmaxCrossEntropy(Function):
     """Mean over all T*B columns of -log softmax(scores)[target], in nats; scores (T, V, B), integer targets (T, B)."""
 
@@ -319,6 +330,10 @@ def tanh(x: Tensor) -> Tensor:
 
 def sigmoid(x: Tensor) -> Tensor:
     return Sigmoid()(x)
+
+
+def relu(x: Tensor) -> Tensor:
+    return Relu()(x)
 
 
 def softmax_cross_entropy(scores: Tensor, targets: Array) -> Tensor:

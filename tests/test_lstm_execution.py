@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import KINDS, LOSSES, ROUNDING, H, assert_same, dense_and_tokens, masks, problem, run, tensors
 
-from minizone import lstm, recurrent
+from minizone import lstm, sequence
 from minizone.cells import lstm_unrolled
 
 # ---- columns in threads, rows in blocks
@@ -21,10 +21,10 @@ def in_blocks(monkeypatch):
     """Split the columns of small problems as those of large ones, over this number of cores."""
 
     def split(cores: int, B: int) -> None:
-        monkeypatch.setattr(recurrent, "WORTH_THREADS", 0)
-        monkeypatch.setattr(recurrent, "cores", lambda: cores)
-        blocks = recurrent.column_blocks(np.empty((4 * H, H)), B)
-        assert len(blocks) == min(cores, B // recurrent.FEWEST_COLUMNS) > 1
+        monkeypatch.setattr(sequence, "WORTH_THREADS", 0)
+        monkeypatch.setattr(sequence, "cores", lambda: cores)
+        blocks = sequence.column_blocks(np.empty((4 * H, H)), B)
+        assert len(blocks) == min(cores, B // sequence.FEWEST_COLUMNS) > 1
         assert [blocks[0].start, blocks[-1].stop] == [0, B]
         assert all(left.stop == right.start > left.start for left, right in pairwise(blocks))
 

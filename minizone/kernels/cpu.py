@@ -123,6 +123,96 @@ def lstm_backward(
         gate *= d_gate
 
 
+def gru_gates_forward(a: Array, h: Array, reset_h: Array) -> None:
+    """The first half of a step of the GRU, up to its second product.
+
+    In: the first 2H rows of ``a`` (3H, B) hold the pre-activations of r and z; ``h`` (H, B) as the weights see it.
+    Out: these rows the gates; ``reset_h`` (H, B) = r * h.
+    """
+    xp, H = array_module(a), len(h)
+    gates = a[: 2 * H]
+    gates *= 0.5
+    xp.tanh(gates, out=gates)
+    gates *= 0.5
+    gates += 0.5
+    xp.multiply(a[:H], h, out=reset_h)
+
+
+def gru_forward(
+    a: Array, h: Array, keep_h: Array | None, input_mask: Array | None, new_h: Array, scratch: Array
+) -> None:
+    """The second half of a step of the GRU.
+
+    In: ``a`` (3H, B) the gates r and z and the pre-activation of n; ``h`` (H, B) the previous state. Out: ``a`` all
+    gates; ``new_h`` (H, B) the state after zoneout. Scratch: (3H, B).
+    """
+    xp, H = array_module(a), len(h)
+    z, n = a[H : 2 * H], a[2 * H :]
+    u, v = scratch[:H], scratch[H : 2 * H]
+    xp.tanh(n, out=n)
+    shown = n if input_mask is None else xp.multiply(n, input_mask, out=u)
+    xp.subtract(h, shown, out=v)
+    v *= z
+    xp.add(shown, v, out=u)  # h~ = z h + (1 - z) input_mask n
+    _mix(h, u, keep_h, new_h, v)
+
+
+def gru_backward(
+    a: Array, h: Array, keep_h: Array | None, input_mask: Array | None, dh: Array, dh_old: Array, scratch: Array
+) -> None:
+    """The second half of a step of the GRU backwards, up to its product.
+
+    In: ``a`` (3H, B) the gates; ``h`` (H, B) the previous state; ``dh`` dLoss/d(the state after zoneout), used up.
+    Out: the rows of z and n of ``a`` dLoss/d(pre-activations); ``dh_old`` the part of dLoss/d(previous state) that goes
+    through no product. Scratch: (3H, B).
+    """
+    xp, H = array_module(a), len(h)
+    z, n = a[H : 2 * H], a[2 * H :]
+    dz, w = scratch[:H], scratch[H : 2 * H]
+    _unmix(dh, keep_h, dh_old)  # dh: now of h~
+    dh_old += xp.multiply(dh, z, out=w)
+    if input_mask is None:
+        xp.subtract(h, n, out=dz)
+    else:
+        xp.subtract(h, xp.multiply(n, input_mask, out=w), out=dz)
+    dz *= dh
+    dh -= xp.multiply(dh, z, out=w)  # of input_mask n
+    if input_mask is not None:
+        dh *= input_mask
+    xp.multiply(n, n, out=n)
+    xp.subtract(1, n, out=n)
+    n *= dh  # of the pre-activation of n
+    dz *= z
+    xp.subtract(1, z, out=z)
+    z *= dz  # of the pre-activation of z
+
+
+def gru_gates_backward(a: Array, h: Array, d_reset: Array, scratch: Array) -> None:
+    """The first half of a step of the GRU backwards.
+
+    In: the first H rows of ``a`` the gate r; ``h`` (H, B) as the weights see it; ``d_reset`` (H, B) dLoss/d(r * h).
+    Out: these rows dLoss/d(pre-activation of r); ``d_reset`` dLoss/dh, as far as it goes through r * h. Scratch: (3H, B).
+    """
+    xp, r, dr = array_module(a), a[: len(h)], scratch[: len(h)]
+    xp.multiply(d_reset, h, out=dr)
+    d_reset *= r
+    dr *= r
+    xp.subtract(1, r, out=r)
+    r *= dr
+
+
+def rnn_forward(new: Array, h: Array, keep_h: Array | None, new_h: Array, scratch: Array) -> None:
+    """The end of a step of a simple recurrent network: ``new_h`` (H, B) from h~ = ``new`` and the previous state."""
+    u, v = scratch[: len(h)], scratch[len(h) : 2 * len(h)]
+    u[...] = new
+    _mix(h, u, keep_h, new_h, v)
+
+
+def rnn_backward(dh: Array, keep_h: Array | None, dh_old: Array) -> None:
+    """The same backwards: ``dh``, of the state after zoneout, becomes that of h~; ``dh_old`` is what h_{t-1} gets."""
+    _unmix(dh, keep_h, dh_old)
+
+
 def _mix(old: Array, new: Array, keep: Array | None, out: Array, scratch: Array) -> None:
     """``out = keep * old + (1 - keep) * new``; ``new`` is used up."""
     xp = array_module(new)

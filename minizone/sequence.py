@@ -1,0 +1,305 @@
+"""The loop over time, and back through it: what all recurrent layers share. Each is one node of the graph.
+
+Examples do not meet inside a recurrent layer, so the columns are split into as many blocks as there are cores and each
+block goes through all its time steps in a thread of its own, forward and backward, without waiting for the others;
+NumPy lets go of the interpreter while it computes. Only the products over all time steps, which give the gradients of
+the weights, take the columns together again.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from minizone.backend import Array, array_module, cores
+from minizone.kernels import cpu as kernels
+from minizone.tensor import Function, Tensor
+
+FEWEST_COLUMNS = 8  # a block narrower than a vector register would leave it half empty
+WORTH_THREADS = 3e7  # multiplications a step from which on column blocks in threads win: H = 256 gains from B = 128 on
+MOST_ONE_HOT = 256  # kinds of tokens up to which a product with one-hot columns beats sorting the tokens
+
+
+@dataclass
+class StateGradients:
+    """What a backward pass meets on its way: dLoss/d(state) of every time step, for whoever wants to look at it.
+
+    Give one to a recurrent function as ``record``; after ``backward`` its lists hold an array (T, H, B) for h and, in
+    an LSTM, one for c. ``states``: of the state after zoneout, as written in the paper, with all that follows from it.
+    ``candidates``: of the new value before zoneout, as the authors' script takes it; zero where a unit waited, but for
+    what an LSTM's c~ passes on through h~.
+    """
+
+    states: list[Array] = field(default_factory=list)
+    candidates: list[Array] = field(default_factory=list)
+
+
+@dataclass
+class Block:
+    """Some columns of a sequence, and what the forward pass keeps of them for the backward pass."""
+
+    columns: slice
+    masks: list[tuple[Any, ...]]  # of every step: one keep for each state, then input_mask, hidden_mask
+    a: Array  # (T, G H, b) gates; after the backward pass, dLoss/d(pre-activations)
+    states: list[Array]  # each (T + 1, H, b): the initial state, then those after zoneout
+    kept: Array  # (T, H, b) one more number a unit: tanh(c~) of an LSTM, r * h of a GRU
+    carry: Any = None  # from one step to the next, where a cell needs it
+
+
+class Recurrence(Function):
+    """A recurrent cell over a whole sequence: inputs x, initial states, W_x, W_h, b; outputs all states (T, H, B).
+
+    A subclass gives one step forward and one step back; the loops, the blocks of columns and the gradients of the
+    weights are here.
+
+    Parameters
+    ----------
+    keeps : tuple
+        keep_h and, for an LSTM, keep_c.
+    input_mask, hidden_mask, record
+        See `minizone.lstm`.
+    """
+
+    groups: tuple[int, ...]  # the gates, in groups whose rows of W_h multiply the same columns
+    keeps_more = True  # whether the cell uses `Block.kept`
+
+    def __init__(
+        self,
+        keeps: tuple[Any, ...],
+        input_mask: Any = None,
+        hidden_mask: Any = None,
+        record: StateGradients | None = None,
+    ):
+        masks = (*keeps, input_mask, hidden_mask)
+        self.masks = tuple(mask.data if isinstance(mask, Tensor) else mask for mask in masks)
+        self.record = record
+
+    def step(self, t: int, block: Block, W: list[Array], scratch: Array) -> None:
+        """From ``a[t]``, the projected inputs, and ``states[.][t]`` to the gates ``a[t]`` and ``states[.][t + 1]``."""
+        raise NotImplementedError
+
+    def step_back(self, t: int, block: Block, W: list[Array], d: list[Array], d_old: list[Array], scratch: Array):
+        """From ``d``, dLoss/d(states[.][t + 1]), to ``d_old``, of states[.][t], and dLoss/d(pre-activations) in a[t].
+
+        ``d`` is used up, but that of c ends as dLoss/d(c~).
+        """
+        raise NotImplementedError
+
+    def operand(self, group: int, block: Block) -> Array:
+        """What a group of rows of W_h multiplied, (T, H, b): the hidden states, behind their mask."""
+        return self.seen(block, slice(None, -1))
+
+    def seen(self, block: Block, t: Any) -> Array:
+        """h_{t-1} as the weights see it: behind the hidden mask."""
+        if self.masks[-1] is None:
+            return block.states[0][t]
+        if isinstance(t, int):
+            return block.masks[t][-1] * block.states[0][t]
+        xp = array_module(block.a)
+        return xp.stack([self.seen(block, k) for k in range(len(block.a))])
+
+    def rows(self, H: int) -> list[slice]:
+        """The rows of W_h that belong to each group of gates."""
+        edges = [0, *itertools.accumulate(self.groups)]
+        return [slice(start * H, stop * H) for start, stop in itertools.pairwise(edges)]
+
+    def forward(self, x: Array, *arguments: Array) -> tuple[Array, ...]:
+        *initial, W_x, W_h, b = arguments
+        gates = sum(self.groups)
+        check_shapes(gates, x, tuple(initial), W_x, W_h, b)
+        xp, T, B, H = array_module(W_h), x.shape[0], x.shape[-1], W_h.shape[1]
+        dtype = xp.result_type(*(v for v in (x, *arguments) if v.dtype.kind in "fc"))
+        masks = [per_step(mask, (T, H, B)) for mask in self.masks]
+        outputs = [xp.empty((T, H, B), dtype) for _ in initial]
+        slices = column_blocks(W_h, B)
+        W = [W_h[rows] for rows in self.rows(H)]
+        W = [kernels.small_blocks(w, -(-B // len(slices))) if len(slices) > 1 else w[None, None] for w in W]
+
+        def run(columns: slice) -> Block:
+            x_block = xp.ascontiguousarray(x[..., columns])
+            width = x_block.shape[-1]
+            a, scratch = xp.empty((T, gates * H, width), dtype), xp.empty((max(gates, 2) * H, width), dtype)
+            block = Block(
+                columns,
+                [tuple(at[..., columns] if is_wide(at, B) else at for at in step) for step in zip(*masks, strict=True)],
+                a,
+                [xp.empty((T + 1, H, width), dtype) for _ in initial],
+                xp.empty((T, H, width) if self.keeps_more else 0, dtype),
+            )
+            for state, start in zip(block.states, initial, strict=True):
+                state[0] = start[:, columns]
+            project = projection(x_block, W_x, b, a)
+            for t in range(T):
+                project(t)
+                self.step(t, block, W, scratch)
+                for output, state in zip(outputs, block.states, strict=True):
+                    output[t, :, columns] = state[t + 1]
+            return block
+
+        blocks = in_threads(run, slices)
+        self.arrays, self.blocks = (x, *arguments), blocks if any(self.needs) else []
+        return tuple(outputs)
+
+    def backward(self, *d_out: Array | None) -> tuple[Array | None, ...]:
+        x, *initial, W_x, W_h, _ = self.arrays
+        if not self.blocks:  # a second backward pass: the first one has overwritten the gates
+            self.forward(*self.arrays)
+        xp, T, B, H = array_module(W_h), x.shape[0], x.shape[-1], W_h.shape[1]
+        dtype, gates = self.blocks[0].a.dtype, sum(self.groups)
+        d_initial = [xp.empty((H, B), dtype) for _ in initial]
+        da = xp.empty((gates * H, T, B), dtype)
+        below = columns_below(x, W_x.shape[1], H, dtype)  # (H + 1 + D, T, B), what [W_h b W_x] multiplied
+        W, n, widest = [W_h[rows].T for rows in self.rows(H)], len(self.blocks), -(-B // len(self.blocks))
+        W = [
+            kernels.small_blocks(w, widest, k) if n > 1 else xp.ascontiguousarray(w)[None, None]
+            for w, k in zip(W, self.groups, strict=True)
+        ]
+        if self.record:
+            self.record.states, self.record.candidates = ([xp.empty((T, H, B), dtype) for _ in initial] for _ in "sc")
+
+        def run(block: Block) -> None:
+            columns, width = block.columns, block.a.shape[-1]
+            d, d_old = ([xp.zeros((H, width), dtype) for _ in initial] for _ in "no")
+            scratch = xp.empty((max(gates, 2) * H, width), dtype)
+            for t in reversed(range(T)):
+                for d_state, out in zip(d, d_out, strict=True):
+                    if out is not None:
+                        d_state += out[t, :, columns]
+                if self.record:
+                    self._note_before(t, block, d)
+                self.step_back(t, block, W, d, d_old, scratch)
+                if self.record and len(d) > 1:
+                    self.record.candidates[1][t, :, columns] = d[1]
+                d, d_old = d_old, d
+            for whole, d_state in zip(d_initial, d, strict=True):
+                whole[:, columns] = d_state
+            da[:, :, columns] = block.a.transpose(1, 0, 2)
+            below[:H, :, columns] = self.operand(0, block).transpose(1, 0, 2)
+
+        in_threads(run, self.blocks)
+        da = da.reshape(gates * H, T * B)
+        dW = xp.empty((gates * H, len(below)), dtype)
+        for group, rows in enumerate(self.rows(H)):
+            for block in self.blocks if group else []:
+                below[:H, :, block.columns] = self.operand(group, block).transpose(1, 0, 2)
+            xp.matmul(da[rows], below.reshape(-1, T * B).T, out=dW[rows])  # (g H, H + 1 + D)
+        self.blocks = []
+        return (
+            xp.matmul(W_x.T, da).reshape(-1, T, B).transpose(1, 0, 2) if self.needs[0] else None,
+            *d_initial,
+            dW[:, H + 1 :] if len(below) > H + 1 else add_up_tokens(da, x, W_x.shape[1]),
+            dW[:, :H],
+            dW[:, H],
+        )
+
+    def _note_before(self, t: int, block: Block, d: list[Array]) -> None:
+        """Note dLoss/d(states) of step t, and from it that of the candidate of h."""
+        assert self.record is not None
+        for whole, d_state in zip(self.record.states, d, strict=True):
+            whole[t, :, block.columns] = d_state
+        keep = block.masks[t][0]
+        self.record.candidates[0][t, :, block.columns] = d[0] if keep is None else d[0] - keep * d[0]
+
+
+def check_shapes(gates: int, x: Array, states: tuple[Array, ...], W_x: Array, W_h: Array, b: Array) -> None:
+    """Raise unless the shapes are those of `lstm` (4 gates) or of a cell with another number of gates."""
+    H = W_h.shape[-1]
+    if W_h.shape != (gates * H, H):
+        raise ValueError(f"W_h must be ({gates}H, H), got {W_h.shape}")
+    if W_x.ndim != 2 or len(W_x) != gates * H or b.shape != (gates * H,):
+        raise ValueError(
+            f"W_x must be ({gates * H}, D) and b ({gates * H},) for W_h {W_h.shape}, got {W_x.shape}, {b.shape}"
+        )
+    tokens = x.dtype.kind in "iu"
+    if x.ndim != (2 if tokens else 3) or (not tokens and x.shape[1] != W_x.shape[1]):
+        raise ValueError(f"x must be (T, {W_x.shape[1]}, B) for W_x {W_x.shape}, or integers (T, B); got {x.shape}")
+    for state in states:
+        if state.shape != (H, x.shape[-1]):
+            raise ValueError(f"initial states must be (H, B) = {(H, x.shape[-1])}, got {state.shape}")
+    if tokens and x.size and not (int(x.min()) >= 0 and int(x.max()) < W_x.shape[1]):
+        raise IndexError(f"tokens must be in [0, {W_x.shape[1]}), got {int(x.min())} to {int(x.max())}")
+
+
+def per_step(mask: Any, shape: tuple[int, int, int]) -> list[Any]:
+    """A mask that broadcasts to ``shape`` (T, H, B) as a list of T masks that broadcast to (H, B)."""
+    T = shape[0]
+    if mask is None or not hasattr(mask, "ndim"):
+        return [mask] * T
+    try:
+        fits = np.broadcast_shapes(mask.shape, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"a mask of shape {mask.shape} does not broadcast to (T, H, B) = {shape}")
+    if mask.ndim < 3 or len(mask) != T:
+        return [mask[0] if mask.ndim == 3 else mask] * T
+    return list(mask)
+
+
+def is_wide(mask: Any, B: int) -> bool:
+    """Whether a mask of one step has its own value for every example."""
+    return getattr(mask, "ndim", 0) > 0 and mask.shape[-1] == B
+
+
+def projection(x: Array, W_x: Array, b: Array, a: Array) -> Callable[[int], None]:
+    """The function that makes sure that ``a[t]`` holds ``W_x @ x[t] + b``, for x (T, D, b) or tokens (T, b)."""
+    xp, bias = array_module(a), b[:, None]
+    if x.dtype.kind in "iu":
+        table = (W_x + bias).astype(a.dtype, copy=False)  # (4H, V)
+        tokens = x.astype(np.intp, copy=False)
+        return lambda t: xp.take(table, tokens[t], axis=1, out=a[t], mode="clip")
+    blocks = kernels.small_blocks(W_x, x.shape[-1])[0]
+    xp.matmul(blocks, x[:, None], out=a.reshape(len(a), *blocks.shape[:2], -1))
+    return lambda t: xp.add(a[t], bias, out=a[t])
+
+
+def columns_below(x: Array, D: int, H: int, dtype: Any) -> Array:
+    """The columns (H + 1 + D, T, B) that [W_h b W_x] multiplies: room for h_{t-1}, a row of ones, the inputs.
+
+    One product with them gives the gradients of all three. Tokens become one-hot columns here, unless there are many
+    kinds of them: then there are no inputs below, see `add_up_tokens`.
+    """
+    xp, (T, B) = array_module(x), (x.shape[0], x.shape[-1])
+    tokens = x.dtype.kind in "iu"
+    below = xp.empty((H + 1 if tokens and D > MOST_ONE_HOT else H + 1 + D, T, B), dtype)
+    below[H] = 1
+    if len(below) > H + 1:
+        below[H + 1 :] = x == xp.arange(D)[:, None, None] if tokens else x.transpose(1, 0, 2)
+    return below
+
+
+def add_up_tokens(da: Array, x: Array, D: int) -> Array:
+    """dLoss/dW_x (4H, D) from da (4H, T*B) and tokens (T, B): for each token the sum of its columns."""
+    xp, tokens = array_module(da), x.reshape(-1)
+    order = xp.argsort(tokens, kind="stable")
+    present, starts = xp.unique(tokens[order], return_index=True)
+    dW_x = xp.zeros((len(da), D), da.dtype)
+    dW_x[:, present] = xp.add.reduceat(da[:, order], starts, axis=1)
+    return dW_x
+
+
+def column_blocks(W_h: Array, B: int) -> list[slice]:
+    """Slices of the B columns, one a core; a single one where a step is too small to be worth the threads' meetings."""
+    n = max(1, min(cores(), B // FEWEST_COLUMNS)) if W_h.size * B > WORTH_THREADS and array_module(W_h) is np else 1
+    edges = [B * k // n for k in range(n + 1)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
+
+
+def in_threads(function: Callable[[Any], Any], arguments: list[Any]) -> list[Any]:
+    """``[function(x) for x in arguments]``, in parallel."""
+    if len(arguments) == 1:
+        return [function(arguments[0])]
+    running = [_pool().submit(copy_context().run, function, x) for x in arguments]  # with the caller's np.errstate
+    return [each.result() for each in running]
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(cores(), thread_name_prefix="columns")
