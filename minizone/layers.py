@@ -9,11 +9,13 @@ import numpy as np
 
 from minizone import init
 from minizone.backend import Array, Generator, array_module
-from minizone.recurrent import lstm
-from minizone.tensor import Tensor
-from minizone.zoneout import Zoneout, check_probability, input_mask
+from minizone.recurrent import gru, lstm, rnn
+from minizone.regularizers import apply_dropout, dropout_mask, input_mask
+from minizone.sequence import add_up_tokens
+from minizone.tensor import Function, Tensor
+from minizone.zoneout import Zoneout, check_probability
 
-State = tuple[Tensor, Tensor]
+State = tuple[Tensor, ...]  # (h, c) of an LSTM, (h,) of the others; each (H, B), or (T, H, B) for all time steps
 
 
 class Parameter(Tensor):
@@ -22,30 +24,44 @@ class Parameter(Tensor):
     __slots__ = ()
 
 
+class Buffer(Tensor):
+    """A tensor that is saved with the parameters and not learned: population statistics, for example."""
+
+    __slots__ = ()
+
+    def __init__(self, data: Array):
+        super().__init__(data, requires_grad=False)
+
+
 class Module:
-    """Something with parameters: its own attributes, and those of the modules among its attributes.
+    """Something with parameters: its own attributes, and those of the modules, or lists of them, among its attributes.
 
     Their order is the order in which ``__init__`` assigned them, in every process.
     """
 
-    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
-        """Pairs like ``("lstm.W_x", parameter)``."""
+    def named_tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+        """Pairs like ``("lstm.W_x", parameter)``, parameters and buffers."""
         for name, value in vars(self).items():
-            if isinstance(value, Parameter):
+            if isinstance(value, Parameter | Buffer):
                 yield prefix + name, value
-            elif isinstance(value, Module):
-                yield from value.named_parameters(f"{prefix}{name}.")
+            for part, module in enumerate(value) if isinstance(value, list) else [("", value)]:
+                if isinstance(module, Module):
+                    yield from module.named_tensors(f"{prefix}{name}{part}.")
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """The pairs of `named_tensors` that are learned."""
+        return ((name, tensor) for name, tensor in self.named_tensors() if isinstance(tensor, Parameter))
 
     def parameters(self) -> list[Parameter]:
         return [parameter for _, parameter in self.named_parameters()]
 
     def state_dict(self) -> dict[str, Array]:
-        """Name to array; the arrays are those of the parameters, not copies."""
-        return {name: parameter.data for name, parameter in self.named_parameters()}
+        """Name to array, parameters and buffers; the arrays are those of the module, not copies."""
+        return {name: tensor.data for name, tensor in self.named_tensors()}
 
     def load_state_dict(self, arrays: Mapping[str, Array]) -> None:
-        """Copy arrays into the parameters; ValueError unless names and shapes are exactly those of the module."""
-        own = dict(self.named_parameters())
+        """Copy arrays into the module's; ValueError unless names and shapes are exactly those of the module."""
+        own = dict(self.named_tensors())
         if own.keys() != arrays.keys():
             raise ValueError(
                 f"load_state_dict: missing {sorted(own.keys() - arrays.keys())},"
@@ -80,24 +96,67 @@ class Linear(Module):
         return self.W @ x + self.b.reshape(-1, 1)
 
 
-class LSTM(Module):
-    """An LSTM with zoneout and learned initial states: `minizone.lstm` with parameters W_x, W_h, b, h0, c0.
+class Embed(Function):
+    """Columns of W (D, V) for tokens (T, B): x (T, D, B)."""
+
+    def forward(self, W: Array, tokens: Array) -> Array:
+        if tokens.size and not (int(tokens.min()) >= 0 and int(tokens.max()) < W.shape[1]):
+            raise IndexError(f"tokens must be in [0, {W.shape[1]}), got {int(tokens.min())} to {int(tokens.max())}")
+        self.tokens, self.V, xp = tokens, W.shape[1], array_module(W)
+        return xp.ascontiguousarray(xp.take(W, tokens, axis=1).transpose(1, 0, 2))
+
+    def backward(self, gx: Array) -> tuple[Array, None]:
+        columns = gx.transpose(1, 0, 2).reshape(gx.shape[1], -1)  # (D, T * B)
+        return add_up_tokens(columns, self.tokens, self.V), None
+
+
+class Embedding(Module):
+    """Tokens (T, B) to columns of numbers (T, D, B): ``x[t] = W[:, tokens[t]]``, W (D, V).
+
+    Raises IndexError for a token that is not in [0, V).
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        size: int,
+        *,
+        initializer: init.Initializer = init.glorot,
+        rng: Generator,
+        dtype: Any = np.float32,
+    ):
+        self.W = Parameter(initializer(rng, (size, vocabulary_size), dtype))
+
+    def __call__(self, tokens: Any) -> Tensor:
+        return Embed()(self.W, tokens)
+
+
+class RecurrentLayer(Module):
+    """What LSTM, GRU and RNN share: weights, learned initial states, and the masks of a minibatch.
 
     Parameters
     ----------
     input_size, hidden_size : int
         D and H. For token inputs, D is the number of kinds of tokens.
     zoneout : Zoneout
-        Probabilities and kind of masks.
+        Probabilities and kind of masks; of cells only in an LSTM.
     drop_inputs : float in [0, 1]
-        Recurrent dropout (Semeniuta et al., 2016): probability that i * g of a unit is dropped.
-    forget_bias : float
-        Initial bias of the forget gate; the other biases start at 0.
+        Recurrent dropout (Semeniuta et al., 2016): probability that i * g of a unit (of a GRU: n) is dropped.
+    drop_hidden : float in [0, 1]
+        Variational dropout (Gal and Ghahramani, 2016) on h_{t-1}: one mask for all time steps of a minibatch.
     initializer : callable
         For W_x and W_h, see `minizone.init`.
+    identity : bool
+        The block of W_h that makes the candidate (g, n, or all of an RNN's) starts as the identity.
+    learned_state : bool
+        The states before the first step are parameters, starting at 0; else they are 0.
     rng : numpy.random.Generator
         For the initial weights, and the seed of static masks.
     """
+
+    gates: int
+    candidate: int  # which block of H rows makes the candidate
+    state_names: tuple[str, ...]
 
     def __init__(
         self,
@@ -106,40 +165,166 @@ class LSTM(Module):
         *,
         zoneout: Zoneout = Zoneout(),  # noqa: B008  (frozen)
         drop_inputs: float = 0.0,
-        forget_bias: float = 1.0,
+        drop_hidden: float = 0.0,
         initializer: init.Initializer = init.orthogonal_blocks,
+        identity: bool = False,
+        learned_state: bool = True,
         rng: Generator,
         dtype: Any = np.float32,
     ):
         check_probability("drop_inputs", drop_inputs)
+        check_probability("drop_hidden", drop_hidden)
+        if zoneout.cells and len(self.state_names) == 1:
+            raise ValueError(f"{type(self).__name__} has no cells to zone out, got Zoneout(cells={zoneout.cells})")
         H = hidden_size
-        self.zoneout, self.drop_inputs = zoneout, drop_inputs
-        self.W_x = Parameter(initializer(rng, (4 * H, input_size), dtype))
-        self.W_h = Parameter(initializer(rng, (4 * H, H), dtype))
-        self.b = Parameter(np.zeros(4 * H, dtype))
-        self.b.data[H : 2 * H] = forget_bias
-        self.h0 = Parameter(np.zeros(H, dtype))
-        self.c0 = Parameter(np.zeros(H, dtype))
+        self.zoneout, self.drop_inputs, self.drop_hidden = zoneout, drop_inputs, drop_hidden
+        self.W_x = Parameter(initializer(rng, (self.gates * H, input_size), dtype))
+        self.W_h = Parameter(initializer(rng, (self.gates * H, H), dtype))
+        if identity:
+            self.W_h.data[self.candidate * H : (self.candidate + 1) * H] = np.eye(H)
+        self.b = Parameter(np.zeros(self.gates * H, dtype))
+        for name in self.state_names if learned_state else ():
+            setattr(self, name, Parameter(np.zeros(H, dtype)))
         self._static_seed = int(rng.integers(2**63)) if zoneout.static_steps else None
 
     def __call__(self, x: Any, state: State | None = None, rng: Generator | None = None) -> tuple[Tensor, State]:
-        """``(h, (h_T, c_T))`` for x (T, D, B) or tokens (T, B): all states h (T, H, B) and the last ones, each (H, B).
+        """``(h, state)`` for x (T, D, B) or tokens (T, B): all h (T, H, B) and the last states, each (H, B).
 
-        ``state`` (h, c), each (H, B), is where the sequence starts; None: the learned h0 and c0. ``rng`` given means
-        training, and masks are drawn from it; None means evaluation, and masks are their expectation.
+        ``state``, (h, c) of an LSTM or (h,), each (H, B), is where the sequence starts; None: the initial one. ``rng``
+        given means training, and masks are drawn from it; None means evaluation, and masks are their expectation.
         """
-        T, H, B = x.shape[0], self.h0.shape[0], x.shape[-1]
-        xp, dtype = array_module(self.W_h.data), self.W_h.dtype
+        states = self.states(x, state, rng)
+        return states[0], tuple(each[-1] for each in states)
+
+    def states(self, x: Any, state: State | None = None, rng: Generator | None = None, record: Any = None) -> State:
+        """As a call, but all states of the sequence, each (T, H, B); ``record`` as in `minizone.lstm`."""
+        raise NotImplementedError
+
+    def initial_state(self, B: int) -> State:
+        """The states before the first step, each (H, B)."""
+        xp, H = array_module(self.W_h.data), self.W_h.shape[1]
+        if not hasattr(self, "h0"):
+            return tuple(Tensor(xp.zeros((H, B), self.W_h.dtype), requires_grad=False) for _ in self.state_names)
+        ones = xp.ones((1, B), self.W_h.dtype)
+        return tuple(getattr(self, name).reshape(-1, 1) * ones for name in self.state_names)
+
+    def masks(self, T: int, B: int, rng: Generator | None) -> dict[str, Any]:
+        """keep_h, keep_c, input_mask and hidden_mask of a minibatch, where the layer has them."""
+        H, dtype = self.W_h.shape[1], self.W_h.dtype
         static = None if self._static_seed is None else np.random.default_rng(self._static_seed)
-        keep_h, keep_c = (
-            mask if mask is None or isinstance(mask, float) else xp.asarray(mask)
-            for mask in self.zoneout.masks(T, H, B, rng, static, dtype)
-        )
-        if state is None:
-            ones = xp.ones((1, B), dtype)
-            state = (self.h0.reshape(-1, 1) * ones, self.c0.reshape(-1, 1) * ones)  # (H, B)
-        h, c = lstm(
-            x, *state, self.W_x, self.W_h, self.b,
-            keep_h=keep_h, keep_c=keep_c, input_mask=input_mask(self.drop_inputs, T, H, B, rng, dtype),
-        )  # fmt: skip
-        return h, (h[-1], c[-1])
+        keep_h, keep_c = self.zoneout.masks(T, H, B, rng, static, dtype)
+        named = {
+            "keep_h": keep_h,
+            "keep_c": keep_c,
+            "input_mask": input_mask(self.drop_inputs, T, H, B, rng, dtype),
+            "hidden_mask": dropout_mask(self.drop_hidden, (H, B), rng, dtype),
+        }
+        xp = array_module(self.W_h.data)
+        return {k: v if isinstance(v, float) else xp.asarray(v) for k, v in named.items() if v is not None}
+
+
+class LSTM(RecurrentLayer):
+    """An LSTM with zoneout: `minizone.lstm` with parameters W_x, W_h, b, h0, c0.
+
+    Parameters
+    ----------
+    forget_bias : float
+        Initial bias of the forget gate; the other biases start at 0.
+    output_gate : "plain", "paper", "printed" or "authors"
+        Zoneout of the output gate beside recurrent dropout, see `minizone.lstm`.
+    others
+        See `RecurrentLayer`.
+    """
+
+    gates, candidate, state_names = 4, 2, ("h0", "c0")
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        forget_bias: float = 1.0,
+        output_gate: str = "plain",
+        **options: Any,
+    ):
+        super().__init__(input_size, hidden_size, **options)
+        self.output_gate = output_gate
+        self.b.data[hidden_size : 2 * hidden_size] = forget_bias
+
+    def states(self, x: Any, state: State | None = None, rng: Generator | None = None, record: Any = None) -> State:
+        masks = self.masks(x.shape[0], x.shape[-1], rng)
+        h, c = state or self.initial_state(x.shape[-1])
+        gate = self.output_gate
+        return lstm(x, h, c, self.W_x, self.W_h, self.b, output_gate=gate, record=record, **masks)
+
+
+class GRU(RecurrentLayer):
+    """A GRU with zoneout: `minizone.gru` with parameters W_x, W_h, b, h0. Options: see `RecurrentLayer`."""
+
+    gates, candidate, state_names = 3, 2, ("h0",)
+
+    def states(self, x: Any, state: State | None = None, rng: Generator | None = None, record: Any = None) -> State:
+        masks = self.masks(x.shape[0], x.shape[-1], rng)
+        (h,) = state or self.initial_state(x.shape[-1])
+        return (gru(x, h, self.W_x, self.W_h, self.b, record=record, **masks),)
+
+
+class RNN(RecurrentLayer):
+    """A simple recurrent network with zoneout: `minizone.rnn` with parameters W_x, W_h, b, h0.
+
+    ``activation`` is "tanh" or "relu"; other options: see `RecurrentLayer`. It has no input gate to drop.
+    """
+
+    gates, candidate, state_names = 1, 0, ("h0",)
+
+    def __init__(self, input_size: int, hidden_size: int, *, activation: str = "tanh", **options: Any):
+        super().__init__(input_size, hidden_size, **options)
+        if self.drop_inputs:
+            raise ValueError(f"RNN has no input gate to drop, got drop_inputs={self.drop_inputs}")
+        self.activation = activation
+
+    def states(self, x: Any, state: State | None = None, rng: Generator | None = None, record: Any = None) -> State:
+        masks = self.masks(x.shape[0], x.shape[-1], rng)
+        (h,) = state or self.initial_state(x.shape[-1])
+        return (rnn(x, h, self.W_x, self.W_h, self.b, activation=self.activation, record=record, **masks),)
+
+
+class Stack(Module):
+    """Recurrent layers on top of each other, with dropout on all connections that are not recurrent.
+
+    Parameters
+    ----------
+    layers : list of RecurrentLayer
+    dropout : float in [0, 1]
+        On what enters each layer (but not on tokens) and on what the last one emits (Zaremba et al., 2014).
+    variational : float in [0, 1]
+        The same with one mask for all time steps; on h_{t-1} it is the layers' ``drop_hidden`` (Gal and Ghahramani).
+    """
+
+    def __init__(self, layers: list[RecurrentLayer], *, dropout: float = 0.0, variational: float = 0.0):
+        check_probability("dropout", dropout)
+        check_probability("variational", variational)
+        self.layers, self.dropout, self.variational = layers, dropout, variational
+
+    def __call__(
+        self, x: Any, state: list[State] | None = None, rng: Generator | None = None
+    ) -> tuple[Tensor, list[State]]:
+        """``(h, states)``: what the last layer emits (T, H, B), and the last states of every layer."""
+        h, states = self.states(x, state, rng)
+        return h, [tuple(each[-1] for each in layer) for layer in states]
+
+    def states(
+        self, x: Any, state: list[State] | None = None, rng: Generator | None = None
+    ) -> tuple[Tensor, list[State]]:
+        """As a call, but all states (T, H, B) of every layer."""
+        states: list[State] = []
+        for k, layer in enumerate(self.layers):
+            states.append(layer.states(self._drop(x, rng), state[k] if state else None, rng))
+            x = states[-1][0]
+        return self._drop(x, rng), states
+
+    def _drop(self, x: Any, rng: Generator | None) -> Any:
+        if x.ndim == 2 or rng is None:  # tokens, or evaluation
+            return x
+        x = apply_dropout(x, dropout_mask(self.dropout, x.shape, rng, x.dtype))
+        return apply_dropout(x, dropout_mask(self.variational, (1, *x.shape[1:]), rng, x.dtype))

@@ -132,16 +132,3 @@ class Zoneout:
 def _repeat(keep: Array | None, T: int) -> Array | None:
     """A mask (n, H, 1), repeated along time to T steps."""
     return None if keep is None else keep[array_module(keep).arange(T) % len(keep)]
-
-
-def input_mask(
-    drop: float, T: int, H: int, B: int, rng: Generator | None, dtype: Any = np.float32
-) -> Array | float | None:
-    """Recurrent dropout of Semeniuta et al. (2016), section 2.3 of the paper: the factor of ``i * g``; (T, H, B).
-
-    0 with probability ``drop`` and 1 else in training (rng given), its expectation 1 - drop in evaluation (rng None).
-    """
-    check_probability("the drop probability of the input gate", drop)
-    if drop == 0:
-        return None
-    return 1 - drop if rng is None else bernoulli(rng, 1 - drop, (T, H, B), dtype)

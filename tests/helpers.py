@@ -14,7 +14,7 @@ from hypothesis import settings
 
 from minizone import Tensor, Zoneout
 from minizone.data.download import KnownFile
-from minizone.zoneout import input_mask
+from minizone.regularizers import input_mask
 
 Arrays = dict[str, Any]
 

@@ -12,7 +12,8 @@ from zoneout_helpers import SIGMAS, B, T, both, candidates, close_to, drawn, inp
 from minizone import Tensor, Zoneout, gradcheck, lstm
 from minizone.backend import stream
 from minizone.layers import LSTM
-from minizone.zoneout import input_mask, zone_out
+from minizone.regularizers import input_mask
+from minizone.zoneout import zone_out
 
 # ---- what must hold
 

@@ -12,7 +12,7 @@ from zoneout_helpers import B, T, both, close_to, drawn, inputs, layer, lstm_of,
 from minizone import Zoneout, gradcheck, lstm
 from minizone.gradcheck import GradientError
 from minizone.layers import LSTM
-from minizone.zoneout import input_mask
+from minizone.regularizers import input_mask
 
 
 @both

@@ -191,7 +191,7 @@ def gru_gates_backward(a: Array, h: Array, d_reset: Array, scratch: Array) -> No
     """The first half of a step of the GRU backwards.
 
     In: the first H rows of ``a`` the gate r; ``h`` (H, B) as the weights see it; ``d_reset`` (H, B) dLoss/d(r * h).
-    Out: these rows dLoss/d(pre-activation of r); ``d_reset`` dLoss/dh, as far as it goes through r * h. Scratch: (3H, B).
+    Out: these rows dLoss/d(pre-activation of r); ``d_reset`` dLoss/dh, as far as it goes through r h. Scratch: (3H, B).
     """
     xp, r, dr = array_module(a), a[: len(h)], scratch[: len(h)]
     xp.multiply(d_reset, h, out=dr)
