@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,12 @@ from typing import Any
 import tyro
 
 from minizone import UserError
-from minizone.experiments import char_ptb
+from minizone.experiments import char_ptb, text8
 from minizone.plotting import plot_runs
 from minizone.report import find_runs, report, save_run
 from minizone.training import Interrupted, fit
 
-TASKS = {"char-ptb": char_ptb.CharPTB}
+TASKS = {"char-ptb": char_ptb.CharPTB, "text8": text8.Text8}
 USAGE = """usage: python run.py TASK [flags]          train; the flags of a task: python run.py TASK --help
        python run.py plot RUN [RUN ...]    learning curves of runs
        python run.py report [RUNS_DIR]     tables of runs
@@ -125,4 +126,10 @@ def parse(kind: Any, arguments: list[str], command: str, default: Any = None) ->
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        status = main(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of a pipe, `| head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    sys.exit(status)

@@ -13,51 +13,29 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 import minizone
 from minizone import checkpoint as files
-from minizone.backend import Device, Generator, keep_freed_memory, stream
+from minizone.backend import keep_freed_memory, stream
 from minizone.errors import UserError
-from minizone.layers import Module
-from minizone.optim import Adam
+from minizone.experiments.base import Experiment
+from minizone.optim import Optimizer, make
 from minizone.plotting import plot_runs
-from minizone.tensor import Tensor
+from minizone.regularizers import l2_penalty, weight_noise
 
-MAY_CHANGE = {"epochs", "patience", "max_minutes", "out", "resume", "data_dir", "device"}  # between run and resume
-
-
-class Experiment(Protocol):
-    """What `fit` needs to know of an experiment."""
-
-    task: str
-    metric: str
-    unit: str
-    presets: dict[str, Any]
-
-    @property
-    def model(self) -> Module: ...
-    @property
-    def settings(self) -> Any: ...
-    @property
-    def device(self) -> Device: ...
-    @property
-    def data(self) -> Any: ...
-    @property
-    def reference(self) -> dict[str, dict[str, float]]: ...
-    def batches(self, epoch: int) -> Sequence[Any]: ...
-    def loss(self, batch: Any, rng: Generator) -> tuple[Tensor, int]: ...
-    def score(self, nats: float) -> float: ...
-    def validate(self) -> float: ...
-    def test(self) -> dict[str, float]: ...
+MAY_CHANGE = {  # between run and resume
+    "epochs", "patience", "max_minutes", "out", "resume", "data_dir", "device", "load_path", "test_cost",
+    "write_predictions",
+}  # fmt: skip
 
 
 class Interrupted(Exception):
@@ -76,8 +54,8 @@ class Progress:
     update: int = 0  # updates made in it
     updates: int = 0  # updates made in all
     seconds: float = 0.0
-    loss_sum: float = 0.0  # nats over the symbols of this epoch
-    loss_count: int = 0
+    measure_sum: float = 0.0  # over the examples (symbols, words) of this epoch
+    measure_count: int = 0
     norm_sum: float = 0.0  # of the gradients of this epoch
     best_valid: float = math.inf
     best_epoch: int = 0
@@ -96,8 +74,14 @@ def fit(experiment: Experiment, folder: Path, say: Any = print) -> dict[str, Any
     """
     settings = experiment.settings
     keep_freed_memory()
-    optimizer = Adam(
-        experiment.model.parameters(), settings.learning_rate, clip=settings.clipping, clip_what=settings.clip_what
+    optimizer = make(
+        settings.algorithm,
+        experiment.model.parameters(),
+        settings.learning_rate,
+        clip=settings.clipping,
+        clip_what=settings.clip_what,
+        momentum=settings.momentum,
+        decay=settings.rms_decay,
     )
     progress = _resume(experiment, optimizer, folder) if settings.resume else _start(experiment, folder)
     say(f"{experiment.task} on {experiment.data.name}, {optimizer.flat.size:,} parameters, run folder {folder}")
@@ -107,11 +91,12 @@ def fit(experiment: Experiment, folder: Path, say: Any = print) -> dict[str, Any
     with _signals() as received:
         while not progress.done and progress.epoch <= settings.epochs:
             batches = experiment.batches(progress.epoch)
+            optimizer.learning_rate = experiment.learning_rate(progress.epoch)
             bar = tqdm(total=len(batches), initial=progress.update, desc=f"epoch {progress.epoch}", unit=" updates",
                        disable=not sys.stdout.isatty(), file=sys.stdout, leave=False)  # fmt: skip
             while progress.update < len(batches):
                 _update(experiment, optimizer, batches[progress.update], progress)
-                mean = experiment.score(progress.loss_sum / progress.loss_count)
+                mean = experiment.score(progress.measure_sum / progress.measure_count)
                 bar.set_postfix_str(f"{experiment.metric} {mean:.3f}", refresh=False)
                 bar.update()
                 if received or time.monotonic() >= deadline:
@@ -126,28 +111,33 @@ def fit(experiment: Experiment, folder: Path, say: Any = print) -> dict[str, Any
     return _summarize(experiment, progress, folder, say)
 
 
-def _update(experiment: Experiment, optimizer: Adam, batch: Any, progress: Progress) -> None:
+def _update(experiment: Experiment, optimizer: Optimizer, batch: Any, progress: Progress) -> None:
     """One minibatch: loss, gradient, step. Nothing is changed when the loss or the gradient is not finite."""
-    epoch, update = progress.epoch, progress.update + 1
+    epoch, update, settings = progress.epoch, progress.update + 1, experiment.settings
+    model, norm = experiment.model, math.nan
     with np.errstate(over="ignore", invalid="ignore"):  # they show in the loss or the norm, and become a sentence
-        loss, count = experiment.loss(batch, stream(experiment.settings.seed, "noise", epoch, update))
-        nats = float(loss)
-        if math.isfinite(nats):
-            loss.backward()
+        with weight_noise(model, settings.weight_noise, stream(settings.seed, "weight noise", epoch, update)):
+            loss, measure, count = experiment.loss(batch, stream(settings.seed, "noise", epoch, update))
+            if settings.l2_regularization:
+                loss = loss + settings.l2_regularization * l2_penalty(model)
+            value = float(loss)
+            if math.isfinite(value):
+                loss.backward()
+        if math.isfinite(value):
             norm = optimizer.step()
-    if not math.isfinite(nats) or not math.isfinite(norm):
-        what = f"loss is {nats}" if not math.isfinite(nats) else f"norm of the gradient is {norm}"
+    if not math.isfinite(norm):
+        what = f"norm of the gradient is {norm}" if math.isfinite(value) else f"loss is {value}"
         raise UserError(
             f"the {what} in epoch {epoch}, update {update}: the run has diverged. The last good checkpoint is kept;"
             f" try a --learning-rate below {experiment.settings.learning_rate:g}"
         )
-    progress.loss_sum += nats * count
-    progress.loss_count += count
+    progress.measure_sum += measure * count
+    progress.measure_count += count
     progress.norm_sum += norm
     progress.update, progress.updates = update, progress.updates + 1
 
 
-def _finish_epoch(experiment: Experiment, optimizer: Adam, progress: Progress, folder: Path, say: Any) -> None:
+def _finish_epoch(experiment: Experiment, optimizer: Optimizer, progress: Progress, folder: Path, say: Any) -> None:
     """Validate, write the row and the checkpoints, and make ready for the next epoch."""
     settings, metric = experiment.settings, experiment.metric
     valid = experiment.validate()
@@ -155,10 +145,12 @@ def _finish_epoch(experiment: Experiment, optimizer: Adam, progress: Progress, f
         "epoch": progress.epoch,
         "update": progress.updates,
         "seconds": round(progress.seconds, 3),
-        f"train_{metric}": experiment.score(progress.loss_sum / progress.loss_count),
+        f"train_{metric}": experiment.score(progress.measure_sum / progress.measure_count),
         f"valid_{metric}": valid,
         "grad_norm": progress.norm_sum / progress.update,
         "learning_rate": optimizer.learning_rate,
+        **experiment.columns(),
+        **(experiment.test() if settings.test_cost else {}),
     }
     better = valid < progress.best_valid
     if better:
@@ -171,13 +163,18 @@ def _finish_epoch(experiment: Experiment, optimizer: Adam, progress: Progress, f
         )
     progress.done = settings.patience > 0 and progress.epoch - progress.best_epoch >= settings.patience
     files.append_row(folder / "metrics.jsonl", row)
+    more = "".join(
+        f"  {name} {value:g}" for name, value in experiment.columns().items() if isinstance(value, float | int)
+    )
+    if experiment.end_epoch(valid, optimizer):
+        progress.best_valid, progress.done = math.inf, False
     progress.epoch += 1
-    progress.update = progress.loss_count = 0
-    progress.loss_sum = progress.norm_sum = 0.0
+    progress.update = progress.measure_count = 0
+    progress.measure_sum = progress.norm_sum = 0.0
     _save(experiment, optimizer, progress, folder)
     say(
         f"epoch {row['epoch']:3d}  train {row[f'train_{metric}']:.4f}  valid {valid:.4f} {metric}"
-        f"  {progress.updates / max(progress.seconds, 1e-9):.1f} updates/s{'  best' if better else ''}"
+        f"{more}  {progress.updates / max(progress.seconds, 1e-9):.1f} updates/s{'  best' if better else ''}"
     )
 
 
@@ -197,7 +194,10 @@ def _summarize(experiment: Experiment, progress: Progress, folder: Path, say: An
         "updates": progress.updates,
         "updates_per_second": round(progress.updates / progress.seconds, 3),
     }
+    if experiment.settings.write_predictions:
+        files.save_arrays(folder / "predictions.safetensors", experiment.predictions())
     files.write_json(folder / "summary.json", summary)
+    experiment.farewell()
     say(
         f"best validation {summary[f'best_valid_{metric}']:.4f} {metric} ({experiment.unit}) in epoch"
         f" {progress.best_epoch}, test {summary[f'test_{metric}']:.4f}; curves in {folder / 'curves.png'}"
@@ -206,7 +206,9 @@ def _summarize(experiment: Experiment, progress: Progress, folder: Path, say: An
 
 
 def _start(experiment: Experiment, folder: Path) -> Progress:
-    """Make the folder of a new run and write its config."""
+    """Make the folder of a new run and write its config; a run with ``load_path`` starts from those parameters."""
+    if experiment.settings.load_path:
+        _load_parameters(experiment, Path(experiment.settings.load_path))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "config.json").exists():
@@ -235,7 +237,7 @@ def _start(experiment: Experiment, folder: Path) -> Progress:
     return Progress()
 
 
-def _resume(experiment: Experiment, optimizer: Adam, folder: Path) -> Progress:
+def _resume(experiment: Experiment, optimizer: Optimizer, folder: Path) -> Progress:
     """Load the last checkpoint into the model and the optimizer, and cut the log back to it."""
     config = files.read_json(folder / "config.json")
     now = {**asdict(experiment.settings), "dataset": experiment.data.name, "sha256": experiment.data.sha256}
@@ -253,6 +255,8 @@ def _resume(experiment: Experiment, optimizer: Adam, folder: Path) -> Progress:
         arrays, metadata = files.load_arrays(folder / "last.safetensors")
         experiment.model.load_state_dict(files.without_prefix("model", arrays))
         optimizer.load_state_dict(files.without_prefix("optimizer", arrays))
+        experiment.recall(files.without_prefix("carried", arrays))
+        experiment.memory = metadata["memory"]
         progress = replace(Progress(), **metadata["progress"])
         progress.done = False  # --patience may have changed
     rows = [row for row in files.read_rows(folder / "metrics.jsonl") if row["epoch"] < progress.epoch]
@@ -262,11 +266,21 @@ def _resume(experiment: Experiment, optimizer: Adam, folder: Path) -> Progress:
     return progress
 
 
-def _save(experiment: Experiment, optimizer: Adam, progress: Progress, folder: Path) -> None:
+def _save(experiment: Experiment, optimizer: Optimizer, progress: Progress, folder: Path) -> None:
     """Write last.safetensors."""
     arrays = files.prefixed("model", experiment.model.state_dict())
     arrays |= files.prefixed("optimizer", optimizer.state_dict())
-    files.save_arrays(folder / "last.safetensors", arrays, progress=asdict(progress))
+    arrays |= files.prefixed("carried", experiment.carried())
+    files.save_arrays(folder / "last.safetensors", arrays, progress=asdict(progress), memory=experiment.memory)
+
+
+def _load_parameters(experiment: Experiment, path: Path) -> None:
+    """Parameters from best.safetensors or last.safetensors of another run; UserError when they are of another model."""
+    arrays, _ = files.load_arrays(path)
+    try:
+        experiment.model.load_state_dict(files.without_prefix("model", arrays) or arrays)
+    except ValueError as error:
+        raise UserError(f"--load-path {path} holds another model: {error}") from None
 
 
 @contextmanager

@@ -95,7 +95,7 @@ def test_plot_lays_two_runs_on_one_picture(tmp_path):
     ("flags", "said"),
     [
         (["--z-prob-cell", "0.5"], "--z-prob-cell"),
-        (["--z-prob-cells", "much"], "could not convert string to float: 'much'"),
+        (["--z-prob-cells", "much"], "--z-prob-cells must be a probability in [0, 1], got much"),
         (["--z-prob-cells", "1.5"], "--z-prob-cells must be a probability in [0, 1], got 1.5"),
         (["--z-prob-states", "nan"], "--z-prob-states must be a probability in [0, 1], got nan"),
         (["--drop-prob-igates", "-0.1"], "--drop-prob-igates must be a probability in [0, 1], got -0.1"),
@@ -105,7 +105,7 @@ def test_plot_lays_two_runs_on_one_picture(tmp_path):
         (["--hidden-size", "3.5"], "--hidden-size"),
         (["--seq-len", "1"], "--seq-len must be at least 2"),
         (["--seq-len", "100000000", "--train-symbols", "0", "--eval-symbols", "0"], "--seq-len must be at most"),
-        (["--learning-rate", "inf"], "--learning-rate must be a finite number"),
+        (["--learning-rate", "inf"], "--learning-rate must be finite"),
         (["--epochs", "0"], "--epochs must be at least 1, got 0"),
         (["--batch-size"], "--batch-size"),
         (["--data-dir", "nowhere", "--dataset", "ptb"], "nowhere"),

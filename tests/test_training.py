@@ -12,6 +12,7 @@ import minizone.training as training
 from minizone import Tensor, UserError
 from minizone.checkpoint import load_arrays, read_rows
 from minizone.experiments.char_ptb import PRESETS, CharPTB, Chunks
+from minizone.ops import softmax_cross_entropy
 from minizone.training import Interrupted, fit
 
 TINY = replace(
@@ -186,9 +187,10 @@ class Diverging(CharPTB):
     """The loss becomes NaN in update 4 of epoch 2."""
 
     def loss(self, batch, rng):
-        loss, count = super().loss(batch, rng)
+        measured = super().loss(batch, rng)
         self.calls = getattr(self, "calls", 0) + 1
-        return (loss * float("nan"), count) if self.calls == len(self.batches(1)) + 4 else (loss, count)
+        broken = self.calls == len(self.batches(1)) + 4
+        return measured._replace(loss=measured.loss * float("nan")) if broken else measured
 
 
 def test_a_nan_stops_the_run_names_epoch_and_update_and_keeps_the_good_checkpoint(finished, tmp_path):
@@ -202,7 +204,12 @@ def test_a_gradient_that_is_not_finite_changes_no_parameter(tmp_path, monkeypatc
     experiment = CharPTB(TINY, say=quiet)
     before = {name: array.copy() for name, array in experiment.model.state_dict().items()}
     loss = CharPTB.loss
-    monkeypatch.setattr(CharPTB, "loss", lambda *a: (lambda nats, n: (nats + _infinite_slope(nats), n))(*loss(*a)))
+
+    def steep(*arguments):
+        measured = loss(*arguments)
+        return measured._replace(loss=measured.loss + _infinite_slope(measured.loss))
+
+    monkeypatch.setattr(CharPTB, "loss", steep)
     with pytest.raises(UserError, match=r"norm of the gradient is (inf|nan) in epoch 1, update 1"):
         fit(experiment, tmp_path / "inf", say=quiet)
     for name, array in experiment.model.state_dict().items():
@@ -281,7 +288,8 @@ def test_both_evaluation_protocols_equal_a_direct_computation(options):
 def test_long_texts_are_evaluated_in_windows_with_the_state_carried():
     experiment = CharPTB(replace(TINY, eval_symbols=0), say=quiet)
     text = experiment.data.valid[:2500]
-    whole = experiment._nats(text[:-1, None], text[1:, None], None)[0]
+    scores, _ = experiment.model(text[:-1, None])
+    whole = float(softmax_cross_entropy(scores, text[1:, None]))
     assert experiment.bpc_of_one_sequence(text) == pytest.approx(experiment.score(whole), rel=1e-6)
 
 
