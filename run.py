@@ -14,18 +14,24 @@ from typing import Any
 import tyro
 
 from minizone import UserError
-from minizone.experiments import char_ptb, text8
+from minizone.experiments import char_ptb, text8, word_ptb
 from minizone.plotting import plot_runs
 from minizone.report import find_runs, report, save_run
 from minizone.training import Interrupted, fit
 
-TASKS = {"char-ptb": char_ptb.CharPTB, "text8": text8.Text8}
+TASKS = {
+    "char-ptb": char_ptb.CharPTB,
+    "word-ptb": word_ptb.WordPTB,
+    "text8": text8.Text8,
+}
 USAGE = """usage: python run.py TASK [flags]          train; the flags of a task: python run.py TASK --help
        python run.py plot RUN [RUN ...]    learning curves of runs
        python run.py report [RUNS_DIR]     tables of runs
 
 tasks:
   char-ptb   character-level language model on Penn Treebank (section 4.1.1 of the paper)
+  word-ptb   word-level language model on Penn Treebank (4.1.2)
+  text8      character-level language model on Wikipedia (4.2)
 
   python run.py char-ptb                                             an LSTM, no regularizer
   python run.py char-ptb --z-prob-cells 0.5 --z-prob-states 0.05     the same with zoneout

@@ -279,7 +279,7 @@ def test_both_evaluation_protocols_equal_a_direct_computation(options):
         scores -= scores.max(axis=1, keepdims=True)
         return (np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(len(part) - 1), part[1:]]) / np.log(2)
 
-    assert experiment.bpc_of_one_sequence(text) == pytest.approx(bits(text).mean(), rel=1e-5)
+    assert experiment.score_of_one_sequence(text) == pytest.approx(bits(text).mean(), rel=1e-5)
     chunks = [text[k : k + 11] for k in range(0, len(text) - 10, 11)]
     assert experiment.bpc_by_chunks(text) == pytest.approx(np.concatenate([bits(c) for c in chunks]).mean(), rel=1e-5)
     assert abs(experiment.validate() - math.log2(V)) < 1.5
@@ -290,7 +290,7 @@ def test_long_texts_are_evaluated_in_windows_with_the_state_carried():
     text = experiment.data.valid[:2500]
     scores, _ = experiment.model(text[:-1, None])
     whole = float(softmax_cross_entropy(scores, text[1:, None]))
-    assert experiment.bpc_of_one_sequence(text) == pytest.approx(experiment.score(whole), rel=1e-6)
+    assert experiment.score_of_one_sequence(text) == pytest.approx(experiment.score(whole), rel=1e-6)
 
 
 @pytest.mark.skipif("MINIZONE_DATA" not in os.environ, reason="needs Penn Treebank: set MINIZONE_DATA")

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from minizone.data.download import MissingFile, data_folder, find, read_verified
+from minizone.data.common import SPLITS, cut, load_or_stand_in
+from minizone.data.download import read_all
 from minizone.errors import UserError
 
-DATASETS = ("auto", "ptb", "manual")
+PTB_FILES = tuple(f"ptb/ptb.{split}.txt" for split in SPLITS)
 FORMS = {"authors": "PTB, authors' form", "stripped": "PTB, stripped form"}
 BLOCKS = 20  # of the stand-in; see `_deal`
 
@@ -52,15 +53,7 @@ class TextDataset:
         Keeps `n_train` characters of `train`, and `n_eval` each of `valid` and `test`; 0 keeps all, and a negative
         number raises `UserError`.
         """
-        if min(n_train, n_eval) < 0:
-            raise UserError(f"the number of characters to keep must not be negative, got {n_train} and {n_eval}")
-        cuts = {"train": n_train, "valid": n_eval, "test": n_eval}
-        name = self.name
-        if 0 < n_train < self.train.size:
-            name += f", first {n_train:,} characters"
-        if 0 < n_eval < max(self.valid.size, self.test.size):
-            name += f", evaluated on the first {n_eval:,}"
-        return replace(self, name=name, **{split: getattr(self, split)[: n or None] for split, n in cuts.items()})
+        return replace(self, **cut(self, n_train, n_eval, "characters"))
 
 
 def load_characters(
@@ -95,32 +88,15 @@ def load_characters(
     UserError
         An unknown `dataset` or `form`; PTB is wanted and missing, or damaged.
     """
-    if dataset not in DATASETS:
-        raise UserError(f"dataset must be one of {', '.join(DATASETS)}, got {dataset!r}")
     if form not in FORMS:
         raise UserError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
-    if dataset == "manual":
-        return _load_manual()
-    try:
-        return _load_ptb(data_dir, form, offline)
-    except MissingFile:
-        if dataset == "ptb" or data_dir is not None:
-            raise
-        manual = _load_manual()
-        say(
-            f"PTB is neither in {data_folder(data_dir)} nor to be downloaded: this run uses the {manual.name} instead,"
-            " and its numbers are not PTB's (--data-dir takes a folder with PTB, --dataset ptb says what went wrong)"
-        )
-        return manual
+    loaders = {"ptb": lambda: _load_ptb(data_dir, form, offline), "manual": _load_manual}
+    return load_or_stand_in("PTB", loaders, dataset, data_dir, say)
 
 
 def _load_ptb(data_dir: str | Path | None, form: str, offline: bool) -> TextDataset:
-    files = [f"ptb/ptb.{split}.txt" for split in ("train", "valid", "test")]
-    # Those that are there come first: a broken one must be reported even if another is missing.
-    order = sorted(files, key=lambda file: find(file, data_dir) is None)
-    raw = {file: read_verified(file, data_dir, offline=offline) for file in order}
-    sha256 = {Path(file).name: hashlib.sha256(raw[file]).hexdigest() for file in files}
-    return _encode(FORMS[form], [_ptb_form(raw[file], form) for file in files], sha256)
+    raw, sha256 = read_all(PTB_FILES, data_dir, offline=offline)
+    return _encode(FORMS[form], [_ptb_form(split, form) for split in raw], sha256)
 
 
 def _ptb_form(raw: bytes, form: str) -> bytes:
@@ -136,7 +112,20 @@ def _ptb_form(raw: bytes, form: str) -> bytes:
 
 
 def _load_manual() -> TextDataset:
-    """Load the stand-in: the part of the Python manual that CPython carries for `help()`."""
+    splits, sha256 = read_manual()
+    return _encode(f"{manual_name()} (stand-in)", splits, sha256)
+
+
+def manual_name() -> str:
+    """Return what the manual is called: it is another one in every version of Python."""
+    return f"Python {platform.python_version()} manual"
+
+
+def read_manual() -> tuple[list[bytes], dict[str, str]]:
+    """Return the stand-in for any text, in its three splits, and its sha256.
+
+    It is the part of the Python manual that CPython carries for `help()`, in ASCII. A paragraph ends in two line feeds.
+    """
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
@@ -144,8 +133,7 @@ def _load_manual() -> TextDataset:
     splits = _deal(_paragraphs([topics[key] for key in sorted(topics)]))
     # Every non-ASCII character (curly quotes and dashes, about one in 800) becomes "?", to keep the alphabet small.
     encoded = ["".join(split).encode("ascii", "replace") for split in splits]
-    sha256 = {"pydoc_data.topics": hashlib.sha256(b"".join(encoded)).hexdigest()}
-    return _encode(f"Python {platform.python_version()} manual (stand-in)", encoded, sha256)
+    return encoded, {"pydoc_data.topics": hashlib.sha256(b"".join(encoded)).hexdigest()}
 
 
 def _paragraphs(texts: Sequence[str]) -> list[str]:

@@ -11,8 +11,11 @@ import hashlib
 import os
 import sys
 import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, cast
 from urllib.parse import urlsplit
 
 from minizone.errors import UserError
@@ -46,10 +49,46 @@ def _ptb(split: str, sha256: str, size: int) -> KnownFile:
     return KnownFile(sha256, size, tuple(address.format(owner, split) for owner in ("wojzaremba", "tomsercu")))
 
 
+def _mnist(name: str, sha256: str, size: int, sha256_gz: str) -> KnownFile:
+    hosts = ("storage.googleapis.com/cvdf-datasets", "ossci-datasets.s3.amazonaws.com")
+    return KnownFile(sha256, size, tuple(f"https://{host}/mnist/{name}.gz" for host in hosts), sha256_gz, is_text=False)
+
+
 KNOWN_FILES = {
     "ptb/ptb.train.txt": _ptb("train", "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf", 5_101_618),
     "ptb/ptb.valid.txt": _ptb("valid", "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2", 399_782),
     "ptb/ptb.test.txt": _ptb("test", "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0", 449_945),
+    "mnist/train-images-idx3-ubyte": _mnist(
+        "train-images-idx3-ubyte",
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        47_040_016,
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    ),
+    "mnist/train-labels-idx1-ubyte": _mnist(
+        "train-labels-idx1-ubyte",
+        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        60_008,
+        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    ),
+    "mnist/t10k-images-idx3-ubyte": _mnist(
+        "t10k-images-idx3-ubyte",
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        7_840_016,
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    ),
+    "mnist/t10k-labels-idx1-ubyte": _mnist(
+        "t10k-labels-idx1-ubyte",
+        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        10_008,
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    ),
+    # The archive as it is: `text8.py` opens it.
+    "text8/text8.zip": KnownFile(
+        "a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232",
+        31_344_016,
+        ("https://mattmahoney.net/dc/text8.zip", "https://data.deepai.org/text8.zip"),
+        is_text=False,
+    ),
 }
 
 
@@ -154,6 +193,18 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+@contextmanager
+def unpacked(path: Path) -> Iterator[BinaryIO]:
+    """Open a data file, plain or `.gz`; whatever goes wrong until it is closed is a `UserError` with its path."""
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            yield cast(BinaryIO, file)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path} is not a whole gzip file ({error}): {REPAIR}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
 def read_verified(relative: str, data_dir: str | Path | None = None, *, offline: bool = False) -> bytes:
     """Return the uncompressed bytes of a known file, once their size and sha256 have been checked. See `fetch`.
 
@@ -165,17 +216,24 @@ def read_verified(relative: str, data_dir: str | Path | None = None, *, offline:
     """
     path = fetch(relative, data_dir, offline=offline)
     known = KNOWN_FILES[relative]
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            raw = file.read(known.size + 1)  # one byte too many is enough to know: a gzip bomb stops here
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is not a whole gzip file ({error}): {REPAIR}") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    with unpacked(path) as file:
+        raw = file.read(known.size + 1)  # one byte too many is enough to know: a gzip bomb stops here
     found = hashlib.sha256(raw).hexdigest()
     if found != known.sha256:
         raise UserError(f"{path} {_difference(raw, found, known)}: {REPAIR}")
     return raw
+
+
+def read_all(
+    files: Sequence[str], data_dir: str | Path | None = None, *, offline: bool = False
+) -> tuple[list[bytes], dict[str, str]]:
+    """Return the bytes of several known files, and their sha256 by the name of the file. See `read_verified`.
+
+    Those that are there are read first: a broken one must be reported even if another is missing.
+    """
+    order = sorted(files, key=lambda file: find(file, data_dir) is None)
+    raw = {file: read_verified(file, data_dir, offline=offline) for file in order}
+    return [raw[file] for file in files], {Path(file).name: KNOWN_FILES[file].sha256 for file in files}
 
 
 def _difference(raw: bytes, found: str, known: KnownFile) -> str:

@@ -9,14 +9,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from minizone.backend import Array, Generator, stream
+from minizone.backend import Generator, stream
 from minizone.data import TextDataset, load_characters
-from minizone.experiments.base import Experiment, Measured
-from minizone.experiments.recurrent import dropped_tokens, initializer, penalized, predicted_symbols, recurrent_stack
-from minizone.experiments.settings import TextSettings, require
+from minizone.experiments.base import Measured
+from minizone.experiments.language import LanguageModelling
+from minizone.experiments.recurrent import dropped_tokens, initializer, penalized, recurrent_stack
+from minizone.experiments.settings import TextSettings
 from minizone.layers import Linear, Module, State
 from minizone.ops import softmax_cross_entropy
-from minizone.tensor import Tensor, no_grad
+from minizone.tensor import Tensor
 
 Batch = tuple[np.ndarray, np.ndarray]  # tokens (T, B) and the symbols that follow them, (T, B)
 
@@ -70,7 +71,7 @@ class CharModel(Module):
 
     def __init__(self, vocabulary_size: int, settings: TextSettings, rng: Generator):
         self.settings, self.vocabulary_size = settings, vocabulary_size
-        self.rnn = recurrent_stack(settings, vocabulary_size, settings.seq_len - 1, rng)
+        self.rnn = recurrent_stack(settings, vocabulary_size, settings.steps, rng)
         self.output = Linear(settings.hidden_size, vocabulary_size, initializer=initializer(settings), rng=rng)
 
     def __call__(
@@ -82,31 +83,15 @@ class CharModel(Module):
         return self.output(h), states
 
 
-class CharPTB(Experiment):
-    """A recurrent network reads a text symbol by symbol and says which comes next; the measure is nats a symbol."""
+class CharPTB(LanguageModelling):
+    """A recurrent network reads a text symbol by symbol and says which comes next."""
 
     task, metric, unit = "char-ptb", "bpc", "bits per character"
     presets: dict[str, Any] = PRESETS
     paper = REFERENCE
-    settings: Any
 
-    def __init__(self, settings: Any, say: Callable[[str], None] = print):
-        super().__init__(settings, say)
-        self.data: TextDataset = settings.load(say).first(settings.train_symbols, settings.eval_symbols)
-        shortest = min(len(self.data.train) // 2, len(self.data.valid), len(self.data.test))
-        require(
-            settings.seq_len <= shortest, "seq_len", settings.seq_len, f"be at most {shortest} for {self.data.name}"
-        )
-        self.model = self.to_device(CharModel(self.data.vocabulary_size, settings, stream(settings.seed, "weights")))
-
-    @property
-    def reference(self) -> dict[str, dict[str, float]]:
-        """The paper's numbers, when this run's data are those they are on."""
-        s = self.settings
-        return self.paper if self.is_papers_text() and s.train_symbols == s.eval_symbols == 0 else {}
-
-    def is_papers_text(self) -> bool:
-        return self.data.name.startswith("PTB")
+    def build(self, rng: Generator) -> CharModel:
+        return CharModel(self.data.vocabulary_size, self.settings, rng)
 
     def batches(self, epoch: int) -> Sequence[Batch]:
         """The minibatches of an epoch: chunks of ``seq_len`` symbols from an offset, both redrawn for every epoch."""
@@ -132,45 +117,14 @@ class CharPTB(Experiment):
     def test(self) -> dict[str, float]:
         """Both protocols: the text as one sequence, as the literature tests, and in chunks, as `validate`."""
         return {
-            "test_bpc": self.bpc_of_one_sequence(self.data.test),
+            "test_bpc": self.score_of_one_sequence(self.data.test),
             "test_bpc_chunks": self.bpc_by_chunks(self.data.test),
         }
 
     def bpc_by_chunks(self, text: np.ndarray) -> float:
         """BPC over chunks of ``seq_len`` symbols, the state reset for each; a rest shorter than a chunk is left out."""
         chunks = Chunks(text, self.settings.seq_len, self.settings.batch_size)
-        total = count = 0.0
-        for tokens, targets in chunks:
-            scores, _ = self._scores(tokens, None)
-            nats = float(softmax_cross_entropy(scores, self.device.to_device(targets)))
-            total, count = total + nats * targets.size, count + targets.size
-        return self.score(total / count)
-
-    def bpc_of_one_sequence(self, text: np.ndarray) -> float:
-        """BPC of all symbols but the first, in one pass with the state carried from beginning to end."""
-        total = 0.0
-        for scores, targets in self._one_sequence(text):
-            total += float(softmax_cross_entropy(scores, targets)) * targets.size
-        return self.score(total / (len(text) - 1))
-
-    def predictions(self) -> dict[str, Array]:
-        """Of the test text as one sequence: each symbol after the first, its log p (nats), and the likeliest one."""
-        return predicted_symbols(self._one_sequence(self.data.test))
-
-    def _one_sequence(self, text: np.ndarray) -> Iterator[tuple[Tensor, Array]]:
-        """Scores (T, V, 1) and targets (T, 1), window by window, the state carried."""
-        window = (self.settings.seq_len - 1) * max(1, 1000 // (self.settings.seq_len - 1))  # a whole number of chunks
-        state = None
-        for start in range(0, len(text) - 1, window):
-            part = text[start : start + window + 1, None]
-            scores, state = self._scores(part[:-1], state)
-            yield scores, self.device.to_device(part[1:])
-
-    def _scores(self, tokens: np.ndarray, state: list[State] | None) -> tuple[Tensor, list[State]]:
-        """In evaluation: the scores (T, V, B), and the last state of every layer."""
-        with no_grad():
-            scores, states = self.model(self.device.to_device(tokens), state)
-            return scores, [tuple(each[-1] for each in layer) for layer in states]
+        return self.score_of((self.scores(tokens, None)[0], targets) for tokens, targets in chunks)
 
 
 class Chunks(Sequence[Batch]):

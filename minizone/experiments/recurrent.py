@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
 from minizone import init
-from minizone.backend import Array, Generator, array_module, bernoulli, to_host
+from minizone.backend import Array, Generator, array_module, bernoulli
 from minizone.experiments.settings import RecurrentSettings
 from minizone.layers import GRU, LSTM, RNN, RecurrentLayer, Stack, State
 from minizone.regularizers import norm_stabilizer
@@ -24,7 +21,10 @@ def initializer(settings: RecurrentSettings) -> init.Initializer:
 
 
 def recurrent_stack(settings: RecurrentSettings, input_size: int, steps: int, rng: Generator, **options: Any) -> Stack:
-    """The recurrent layers of a model, for inputs of ``input_size`` and sequences of ``steps`` time steps."""
+    """The recurrent layers of a model, for inputs of ``input_size`` and sequences of ``steps`` time steps.
+
+    Further ``options`` go to every layer.
+    """
     layers: list[RecurrentLayer] = []
     for k in range(settings.num_layers):
         shared: dict[str, Any] = {
@@ -39,7 +39,7 @@ def recurrent_stack(settings: RecurrentSettings, input_size: int, steps: int, rn
         sizes = (settings.hidden_size if k else input_size, settings.hidden_size)
         if settings.rnn_type == "lstm":
             gate = "authors" if settings.ogates_zoneout else settings.output_gate
-            layers.append(LSTM(*sizes, output_gate=gate, **shared))
+            layers.append(LSTM(*sizes, output_gate=gate, forget_bias=settings.forget_bias, **shared))
         elif settings.rnn_type == "gru":
             layers.append(GRU(*sizes, **shared))
         else:
@@ -56,26 +56,17 @@ def penalized(loss: Tensor, states: list[State], settings: RecurrentSettings) ->
     return loss
 
 
-def predicted_symbols(windows: Iterable[tuple[Tensor, Array]]) -> dict[str, Array]:
-    """``target``, ``log_probability`` and ``predicted``, each (N,), from scores (T, V, 1) and targets (T, 1)."""
-    columns: list[tuple[Array, ...]] = []
-    for scores, targets in windows:
-        s, target = to_host(scores.data)[:, :, 0].astype(np.float64), to_host(targets)[:, 0]
-        s -= s.max(axis=1, keepdims=True)
-        right = s[np.arange(len(s)), target]
-        columns.append((target, right - np.log(np.exp(s).sum(axis=1)), s.argmax(axis=1)))
-    names = ("target", "log_probability", "predicted")
-    return {name: np.concatenate(parts) for name, parts in zip(names, zip(*columns, strict=True), strict=True)}
+def input_dropout(p: float, tokens: Array, rng: Generator | None) -> Array | float:
+    """The factor of whole symbols (T, B): 0 with probability ``p``, else 1; in evaluation (no rng) 1 - p; (T, 1, B)."""
+    if p == 0 or rng is None:
+        return 1 - p
+    return array_module(tokens).asarray(bernoulli(rng, 1 - p, (tokens.shape[0], 1, tokens.shape[1])))
 
 
 def dropped_tokens(tokens: Array, p: float, size: int, rng: Generator | None) -> Array:
-    """Input dropout of tokens (T, B): their one-hot columns (T, size, B), each with probability ``p`` all 0.
-
-    In evaluation (rng None) the columns have their expectation, 1 - p. With p = 0 the tokens stay tokens.
-    """
+    """Tokens (T, B) with input dropout: one-hot columns (T, size, B) times `input_dropout`; without any, the tokens."""
     if p == 0:
         return tokens
-    xp, (T, B) = array_module(tokens), tokens.shape
+    xp = array_module(tokens)
     columns = (tokens[:, None] == xp.arange(size)[:, None]).astype(xp.float32)
-    columns *= 1 - p if rng is None else xp.asarray(bernoulli(rng, 1 - p, (T, 1, B)))
-    return columns
+    return columns * input_dropout(p, tokens, rng)

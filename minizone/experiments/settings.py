@@ -108,6 +108,8 @@ class RecurrentSettings(RunSettings):
     but the identity where W_h makes the candidate."""
     init_width: float = 0.2
     """Full width of the interval of --initialization uniform."""
+    forget_bias: float = 1.0
+    """Initial bias of the forget gate of an LSTM."""
     z_prob_cells: PerLayer = 0.0
     """Probability that a cell keeps its old value (zoneout of c); "0.25,0.1": one for each layer."""
     z_prob_states: PerLayer = 0.0
@@ -144,6 +146,7 @@ class RecurrentSettings(RunSettings):
         for name in ("dropout", "variational_dropout", "input_drop"):
             p = getattr(self, name)
             require(0 <= p < 1, name, p, "be a probability in [0, 1): of 1 nothing is left")
+        require(math.isfinite(self.forget_bias), "forget_bias", self.forget_bias, "be finite")
         for name in ("norm_cost_coeff", "init_width"):
             require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "be finite and 0 or more")
         cells, states, igates = (self.per_layer(n) for n in ("z_prob_cells", "z_prob_states", "drop_prob_igates"))
@@ -222,7 +225,7 @@ class TextSettings(RecurrentSettings):
     """Settings of a language model."""
 
     seq_len: int = 100
-    """Length of a training sequence."""
+    """Length of a training sequence; its last symbol is only predicted, so the network makes one step less."""
     train_symbols: int = 0
     """Train on so many symbols (or words) from the beginning of the training text; 0: on all."""
     eval_symbols: int = 0
@@ -234,6 +237,11 @@ class TextSettings(RecurrentSettings):
         for name in ("train_symbols", "eval_symbols"):
             n = getattr(self, name)
             require(n == 0 or n > 2 * self.seq_len, name, n, f"be 0 or more than twice --seq-len {self.seq_len}")
+
+    @property
+    def steps(self) -> int:
+        """Time steps of a training sequence."""
+        return self.seq_len - 1
 
 
 def require(holds: bool, name: str, value: object, rule: str) -> None:
