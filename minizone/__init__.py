@@ -1,28 +1,39 @@
 """minizone: the Zoneout paper from scratch."""
 
 from minizone.backend import Device, array_module
+from minizone.batchnorm import bn_lstm
 from minizone.errors import UserError
 from minizone.gradcheck import GradientError, gradcheck
-from minizone.layers import LSTM, Linear, Module, Parameter
-from minizone.optim import Adam
+from minizone.layers import BNLSTM, GRU, LSTM, RNN, Embedding, Linear, Stack
+from minizone.module import Module, Parameter
+from minizone.optim import SGD, Adam, Momentum, RMSProp
 from minizone.recurrent import gru, lstm, rnn
 from minizone.tensor import Function, Tensor, no_grad
 from minizone.zoneout import Zoneout
 
 __version__ = "0.1.0"
 __all__ = [
+    "BNLSTM",
+    "GRU",
     "LSTM",
+    "RNN",
+    "SGD",
     "Adam",
     "Device",
+    "Embedding",
     "Function",
     "GradientError",
     "Linear",
     "Module",
+    "Momentum",
     "Parameter",
+    "RMSProp",
+    "Stack",
     "Tensor",
     "UserError",
     "Zoneout",
     "array_module",
+    "bn_lstm",
     "gradcheck",
     "gru",
     "lstm",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from minizone.batchnorm import Statistics, parts
 from minizone.ops import relu, sigmoid, stack, tanh, unstack
 from minizone.tensor import Tensor
 from minizone.zoneout import zone_out
@@ -189,3 +190,71 @@ def _at_step(mask: Any, t: int, T: int) -> Any:
     if mask is None or getattr(mask, "ndim", 0) < 3:
         return mask
     return mask[t] if mask.shape[0] == T else mask[0]
+
+
+def batch_normalize(
+    s: Any, gamma: Any, beta: Any = 0.0, mean: Any = None, variance: Any = None, epsilon: float = 1e-5
+) -> Tensor:
+    """``gamma * (s - mean) / sqrt(variance + epsilon) + beta``, row by row: Ioffe and Szegedy (2015).
+
+    s (R, B); gamma (R, 1), beta (R, 1) or a number. ``mean`` and ``variance`` (R, 1) None: those of the B columns of s,
+    the variance being the mean of the squares, not divided by B - 1.
+    """
+    if mean is None:
+        mean = s.mean(axis=1, keepdims=True)
+        variance = ((s - mean) ** 2).mean(axis=1, keepdims=True)
+    return gamma * ((s - mean) / (variance + epsilon) ** 0.5) + beta
+
+
+def bn_lstm_cell(
+    x: Any,
+    h: Tensor,
+    c: Tensor,
+    W_x: Tensor,
+    W_h: Tensor,
+    b: Tensor,
+    gamma_x: Tensor,
+    gamma_h: Tensor,
+    gamma_c: Tensor,
+    beta_c: Tensor,
+    *,
+    keep_h: Any = None,
+    keep_c: Any = None,
+    input_mask: Any = None,
+    hidden_mask: Any = None,
+    mean: Any = None,
+    variance: Any = None,
+    epsilon: float = 1e-5,
+) -> tuple[Tensor, Tensor]:
+    """One step of a batch-normalized LSTM with zoneout: (h, c) from the input x (D, B) or tokens (B,) and (h, c).
+
+        a = BN(W_x x; gamma_x) + BN(W_h h; gamma_h) + b
+        i, f, o = sigmoid(a)                        g = tanh(a)
+        c~ = f * c + input_mask * i * g             h~ = o * tanh(BN(c~; gamma_c, beta_c))
+        c' = keep_c * c + (1 - keep_c) * c~         h' = keep_h * h + (1 - keep_h) * h~
+
+    Arguments as in `lstm_cell`; gamma_x, gamma_h (4H,), gamma_c, beta_c (H,); ``mean`` and ``variance`` (9H, 1) of
+    W_x x, W_h h and c~, one below the other, or None: those of the B columns. Cooijmans et al. (2017), section 3.
+    """
+    H = h.shape[0]
+    b, gamma_x, gamma_h, gamma_c, beta_c = (v.reshape(-1, 1) for v in (b, gamma_x, gamma_h, gamma_c, beta_c))
+    known = [(None, None)] * 3
+    if mean is not None:
+        known = [(mean[rows], variance[rows]) for rows in parts(H)]
+    inputs = batch_normalize(project(x, W_x), gamma_x, 0, *known[0], epsilon)
+    a = inputs + batch_normalize(W_h @ times(hidden_mask, h), gamma_h, 0, *known[1], epsilon) + b  # (4H, B)
+    i, f, g, o = sigmoid(a[:H]), sigmoid(a[H : 2 * H]), tanh(a[2 * H : 3 * H]), sigmoid(a[3 * H :])
+    new_c = f * c + times(input_mask, i * g)
+    new_h = o * tanh(batch_normalize(new_c, gamma_c, beta_c, *known[2], epsilon))
+    return zone_out(h, new_h, keep_h), zone_out(c, new_c, keep_c)
+
+
+def bn_lstm_unrolled(
+    x: Any, h0: Tensor, c0: Tensor, *weights: Any, statistics: Statistics | None = None, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """`bn_lstm_cell` over a sequence; arguments and results as `minizone.bn_lstm`, but nothing is collected."""
+    mean = variance = None
+    if statistics is not None:
+        mean, variance = (v[:, :, None] for v in statistics.first(x.shape[0]))  # (T, 9H, 1)
+    h, c = unroll(bn_lstm_cell, x, (h0, c0), *weights, mean=mean, variance=variance, **options)
+    return h, c

@@ -1,14 +1,15 @@
-"""Layers: parameters and the functions that use them."""
+"""Layers: the functions of this package with parameters of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from minizone import init
 from minizone.backend import Array, Generator, array_module
+from minizone.batchnorm import Statistics, bn_lstm
+from minizone.module import Buffer, Module, Parameter
 from minizone.recurrent import gru, lstm, rnn
 from minizone.regularizers import apply_dropout, dropout_mask, input_mask
 from minizone.sequence import add_up_tokens
@@ -16,62 +17,6 @@ from minizone.tensor import Function, Tensor
 from minizone.zoneout import Zoneout, check_probability
 
 State = tuple[Tensor, ...]  # (h, c) of an LSTM, (h,) of the others; each (H, B), or (T, H, B) for all time steps
-
-
-class Parameter(Tensor):
-    """A tensor that is learned."""
-
-    __slots__ = ()
-
-
-class Buffer(Tensor):
-    """A tensor that is saved with the parameters and not learned: population statistics, for example."""
-
-    __slots__ = ()
-
-    def __init__(self, data: Array):
-        super().__init__(data, requires_grad=False)
-
-
-class Module:
-    """Something with parameters: its own attributes, and those of the modules, or lists of them, among its attributes.
-
-    Their order is the order in which ``__init__`` assigned them, in every process.
-    """
-
-    def named_tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        """Pairs like ``("lstm.W_x", parameter)``, parameters and buffers."""
-        for name, value in vars(self).items():
-            if isinstance(value, Parameter | Buffer):
-                yield prefix + name, value
-            for part, module in enumerate(value) if isinstance(value, list) else [("", value)]:
-                if isinstance(module, Module):
-                    yield from module.named_tensors(f"{prefix}{name}{part}.")
-
-    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """The pairs of `named_tensors` that are learned."""
-        return ((name, tensor) for name, tensor in self.named_tensors() if isinstance(tensor, Parameter))
-
-    def parameters(self) -> list[Parameter]:
-        return [parameter for _, parameter in self.named_parameters()]
-
-    def state_dict(self) -> dict[str, Array]:
-        """Name to array, parameters and buffers; the arrays are those of the module, not copies."""
-        return {name: tensor.data for name, tensor in self.named_tensors()}
-
-    def load_state_dict(self, arrays: Mapping[str, Array]) -> None:
-        """Copy arrays into the module's; ValueError unless names and shapes are exactly those of the module."""
-        own = dict(self.named_tensors())
-        if own.keys() != arrays.keys():
-            raise ValueError(
-                f"load_state_dict: missing {sorted(own.keys() - arrays.keys())},"
-                f" unexpected {sorted(arrays.keys() - own.keys())}"
-            )
-        for name, parameter in own.items():
-            if parameter.shape != arrays[name].shape:
-                raise ValueError(f"load_state_dict: {name} has shape {parameter.shape}, got {arrays[name].shape}")
-        for name, parameter in own.items():
-            parameter.data[...] = array_module(parameter.data).asarray(arrays[name])
 
 
 class Linear(Module):
@@ -258,6 +203,59 @@ class LSTM(RecurrentLayer):
         return lstm(x, h, c, self.W_x, self.W_h, self.b, output_gate=gate, record=record, **masks)
 
 
+class BNLSTM(LSTM):
+    """A batch-normalized LSTM with zoneout: `minizone.bn_lstm`, with parameters gamma_x, gamma_h, gamma_c, beta_c too.
+
+    With a generator (training) it normalizes with the statistics of the minibatch, and the population statistics
+    follow; without one it normalizes with the population statistics, which are buffers ``mean`` and ``variance``.
+    ``with layer.statistics.reestimate():`` replaces them by exact ones (Cooijmans et al., 2017, section 3).
+
+    Parameters
+    ----------
+    steps : int
+        The number of time steps with statistics of their own; later ones use those of the last.
+    gamma : float
+        Initial value of the gains: 0.1, since with 1 the gradient vanishes in saturated tanhs.
+    beta : float
+        Initial value of beta_c.
+    epsilon : float
+        Added to the variances.
+    others
+        See `LSTM`.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        steps: int,
+        gamma: float = 0.1,
+        beta: float = 0.0,
+        epsilon: float = 1e-5,
+        alpha: float = 0.01,
+        **options: Any,
+    ):
+        super().__init__(input_size, hidden_size, **options)
+        if self.output_gate != "plain":
+            raise ValueError(f"BNLSTM has no zoneout of the output gate, got output_gate={self.output_gate!r}")
+        H, dtype = hidden_size, self.b.dtype
+        self.gamma_x, self.gamma_h = (Parameter(np.full(4 * H, gamma, dtype)) for _ in "xh")
+        self.gamma_c, self.beta_c = Parameter(np.full(H, gamma, dtype)), Parameter(np.full(H, beta, dtype))
+        self.statistics, self.epsilon = Statistics(steps, H, alpha=alpha, dtype=dtype), epsilon
+        self.mean, self.variance = Buffer(self.statistics.mean), Buffer(self.statistics.variance)
+
+    def states(self, x: Any, state: State | None = None, rng: Generator | None = None, record: Any = None) -> State:
+        masks = self.masks(x.shape[0], x.shape[-1], rng)
+        h, c = state or self.initial_state(x.shape[-1])
+        self.statistics.mean, self.statistics.variance = self.mean.data, self.variance.data  # they may have moved
+        return bn_lstm(
+            x, h, c, self.W_x, self.W_h, self.b, self.gamma_x, self.gamma_h, self.gamma_c, self.beta_c,
+            statistics=self.statistics if rng is None else self.statistics.collect,
+            epsilon=self.epsilon, record=record, **masks,
+        )  # fmt: skip
+
+
 class GRU(RecurrentLayer):
     """A GRU with zoneout: `minizone.gru` with parameters W_x, W_h, b, h0. Options: see `RecurrentLayer`."""
 
@@ -314,12 +312,13 @@ class Stack(Module):
         return h, [tuple(each[-1] for each in layer) for layer in states]
 
     def states(
-        self, x: Any, state: list[State] | None = None, rng: Generator | None = None
+        self, x: Any, state: list[State] | None = None, rng: Generator | None = None, record: Any = None
     ) -> tuple[Tensor, list[State]]:
-        """As a call, but all states (T, H, B) of every layer."""
+        """As a call, but all states (T, H, B) of every layer; ``record``, of the last one, as in `minizone.lstm`."""
         states: list[State] = []
         for k, layer in enumerate(self.layers):
-            states.append(layer.states(self._drop(x, rng), state[k] if state else None, rng))
+            last = layer is self.layers[-1]
+            states.append(layer.states(self._drop(x, rng), state[k] if state else None, rng, record if last else None))
             x = states[-1][0]
         return self._drop(x, rng), states
 

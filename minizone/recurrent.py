@@ -211,6 +211,11 @@ class AuthorsOutputGateSequence(LSTMSequence):
         a_f += d_fh * h[t] * f * (1 - f)
         d_old[0] += d_fh * f
 
+    def _note_before(self, t: int, block: Block, d: list[Array]) -> None:
+        super()._note_before(t, block, d)
+        assert self.record is not None
+        self.record.candidates[0][t, :, block.columns] *= block.masks[t][2]  # the share of h~ that arrives in h
+
 
 OUTPUT_GATES = {
     "plain": LSTMSequence,

@@ -149,6 +149,7 @@ row("exp", ops.exp, normal(2, 3), numpy=np.exp)
 row("log", ops.log, positive(2, 3), numpy=np.log)
 row("tanh", ops.tanh, 2 * normal(2, 3), numpy=np.tanh)
 row("sigmoid", ops.sigmoid, 4 * normal(2, 3), numpy=lambda x: 1 / (1 + np.exp(-x)))
+row("relu", ops.relu, positive(2, 3) * [1, -1, 1], numpy=lambda x: np.maximum(x, 0))
 
 for shape in [(5, 2), (3, 5, 2), (2, 3, 5, 2), (4, 1, 1)]:
     scores, labels = 3 * normal(*shape), RNG.integers(shape[-2], size=(*shape[:-2], shape[-1]))

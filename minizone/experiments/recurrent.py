@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from minizone import init
@@ -20,10 +21,18 @@ def initializer(settings: RecurrentSettings) -> init.Initializer:
     )
 
 
-def recurrent_stack(settings: RecurrentSettings, input_size: int, steps: int, rng: Generator, **options: Any) -> Stack:
+def recurrent_stack(
+    settings: RecurrentSettings,
+    input_size: int,
+    steps: int,
+    rng: Generator,
+    *,
+    lstm: Callable[..., RecurrentLayer] = LSTM,
+    **options: Any,
+) -> Stack:
     """The recurrent layers of a model, for inputs of ``input_size`` and sequences of ``steps`` time steps.
 
-    Further ``options`` go to every layer.
+    ``lstm`` makes the layers of --rnn-type lstm; further ``options`` go to every layer.
     """
     layers: list[RecurrentLayer] = []
     for k in range(settings.num_layers):
@@ -39,7 +48,7 @@ def recurrent_stack(settings: RecurrentSettings, input_size: int, steps: int, rn
         sizes = (settings.hidden_size if k else input_size, settings.hidden_size)
         if settings.rnn_type == "lstm":
             gate = "authors" if settings.ogates_zoneout else settings.output_gate
-            layers.append(LSTM(*sizes, output_gate=gate, forget_bias=settings.forget_bias, **shared))
+            layers.append(lstm(*sizes, output_gate=gate, forget_bias=settings.forget_bias, **shared))
         elif settings.rnn_type == "gru":
             layers.append(GRU(*sizes, **shared))
         else:
@@ -56,17 +65,20 @@ def penalized(loss: Tensor, states: list[State], settings: RecurrentSettings) ->
     return loss
 
 
-def input_dropout(p: float, tokens: Array, rng: Generator | None) -> Array | float:
-    """The factor of whole symbols (T, B): 0 with probability ``p``, else 1; in evaluation (no rng) 1 - p; (T, 1, B)."""
+def input_factor(p: float, x: Array, rng: Generator | None) -> Array | float:
+    """Input dropout: the factor, broadcastable to (T, 1, B), of tokens (T, B) as columns, or of pixels (T, 1, B).
+
+    0 with probability ``p``, else 1; in evaluation (no rng) the expectation, 1 - p.
+    """
     if p == 0 or rng is None:
         return 1 - p
-    return array_module(tokens).asarray(bernoulli(rng, 1 - p, (tokens.shape[0], 1, tokens.shape[1])))
+    return array_module(x).asarray(bernoulli(rng, 1 - p, (x.shape[0], 1, x.shape[-1])))
 
 
 def dropped_tokens(tokens: Array, p: float, size: int, rng: Generator | None) -> Array:
-    """Tokens (T, B) with input dropout: one-hot columns (T, size, B) times `input_dropout`; without any, the tokens."""
+    """Tokens (T, B) with input dropout: one-hot columns (T, size, B) times `input_factor`; without any, the tokens."""
     if p == 0:
         return tokens
     xp = array_module(tokens)
     columns = (tokens[:, None] == xp.arange(size)[:, None]).astype(xp.float32)
-    return columns * input_dropout(p, tokens, rng)
+    return columns * input_factor(p, tokens, rng)

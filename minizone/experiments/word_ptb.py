@@ -13,7 +13,7 @@ from minizone.backend import Array, Generator, to_host
 from minizone.data import WordDataset, load_words
 from minizone.experiments.base import Measured
 from minizone.experiments.language import LanguageModelling
-from minizone.experiments.recurrent import initializer, input_dropout, penalized, recurrent_stack
+from minizone.experiments.recurrent import initializer, input_factor, penalized, recurrent_stack
 from minizone.experiments.settings import TextSettings
 from minizone.layers import Embedding, Linear, Module, State
 from minizone.ops import softmax_cross_entropy
@@ -93,7 +93,7 @@ class WordModel(Module):
     ) -> tuple[Tensor, list[State]]:
         """The scores, and all states (T, H, B) of every layer. ``rng`` given means training."""
         x, p = self.embedding(words), self.settings.input_drop
-        x = x * input_dropout(p, words, rng) if p else x
+        x = x * input_factor(p, words, rng) if p else x
         h, states = self.rnn.states(x, state, rng)
         return self.output(h), states
 

@@ -1,0 +1,314 @@
+"""The batch-normalized LSTM over a whole sequence, with zoneout, and its population statistics.
+
+Cooijmans et al. (2017), Recurrent Batch Normalization. The examples of a minibatch meet in its means and variances, so
+the columns are not split over threads as in `minizone.sequence`. The readable version is in `minizone.cells`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from minizone.backend import Array, array_module
+from minizone.kernels import cpu_bn as kernels
+from minizone.recurrent import masked
+from minizone.sequence import StateGradients, add_up_tokens, check_shapes, columns_below, per_step
+from minizone.tensor import Function, Tensor
+from minizone.zoneout import check_probability
+
+
+class Statistics:
+    """Population means and variances of all that a batch-normalized LSTM normalizes, for each time step.
+
+    What a call of `bn_lstm` does depends on what it is given as ``statistics``:
+
+        statistics=statistics            evaluation: normalize with the population statistics
+        statistics=statistics.collect    training: normalize with those of the minibatch, and let the population
+                                         statistics follow:  new = alpha * batch + (1 - alpha) * old
+        statistics=None                  normalize with those of the minibatch and collect nothing
+
+    and inside ``with statistics.reestimate():`` the first two use the minibatch alike, and at the end the population
+    statistics are the plain mean over all minibatches that were seen.
+
+    Parameters
+    ----------
+    steps : int
+        T_max: the number of time steps that have statistics of their own; later steps use those of the last one.
+    hidden_size : int
+        H.
+    alpha : float in [0, 1]
+        How fast they follow in training. Cooijmans' code has 0.01 for MNIST, 0.05 for text.
+
+    Attributes
+    ----------
+    mean, variance : (T_max, 9H)
+        Columns: those of W_x x_t (4H), of W_h h_{t-1} (4H), of c~ (H), see `parts`; 0 and 1 at first. They are only
+        ever written in place.
+    """
+
+    def __init__(self, steps: int, hidden_size: int, *, alpha: float = 0.01, dtype: Any = np.float32, xp: Any = np):
+        if steps < 1:
+            raise ValueError(f"statistics need at least 1 time step, got {steps}")
+        check_probability("alpha", alpha)
+        self.alpha = alpha
+        self.mean: Array = xp.zeros((steps, 9 * hidden_size), dtype)
+        self.variance: Array = xp.ones((steps, 9 * hidden_size), dtype)
+        self._sums: tuple[Array, ...] | None = None  # while re-estimating: of mean, of variance, of minibatches
+
+    @property
+    def reestimating(self) -> bool:
+        """Whether we are inside ``with statistics.reestimate():``."""
+        return self._sums is not None
+
+    def first(self, T: int) -> tuple[Array, Array]:
+        """Mean and variance of the first T steps, each (T, 9H), copied."""
+        xp = array_module(self.mean)
+        steps = xp.minimum(xp.arange(T), len(self.mean) - 1)
+        return self.mean[steps], self.variance[steps]
+
+    def collect(self, mean: Array, variance: Array) -> None:
+        """Take in the statistics of a minibatch, each (T, 9H); those of steps beyond T_max are left out."""
+        if mean.shape[1:] != self.mean.shape[1:]:
+            raise ValueError(f"statistics of {self.mean.shape[1]} rows (9H) cannot take in {mean.shape[1]} rows")
+        n = min(len(mean), len(self.mean))
+        batch = mean[:n].real, variance[:n].real  # a complex step is not for them
+        if self._sums is not None:
+            for total, new in zip(self._sums, (*batch, 1), strict=True):
+                total[:n] += new
+            return
+        for population, new in zip((self.mean, self.variance), batch, strict=True):
+            population[:n] += self.alpha * (new - population[:n])
+
+    @contextmanager
+    def reestimate(self) -> Iterator[None]:
+        """Inside, minibatches are summed up; at the end the statistics are their plain mean, step by step.
+
+        A step that no minibatch reached keeps what it had, and so do all of them when an exception ends the block.
+        """
+        xp, shape, before = array_module(self.mean), self.mean.shape, self._sums
+        *totals, count = self._sums = xp.zeros(shape), xp.zeros(shape), xp.zeros((len(self.mean), 1))
+        try:
+            yield
+            for population, total in zip((self.mean, self.variance), totals, strict=True):
+                population[...] = xp.where(count > 0, total / xp.maximum(count, 1), population)
+        finally:
+            self._sums = before
+
+
+def parts(H: int) -> tuple[slice, slice, slice]:
+    """Which of the 9H rows that are normalized belong to W_x x_t, to W_h h_{t-1} and to c~."""
+    return slice(0, 4 * H), slice(4 * H, 8 * H), slice(8 * H, 9 * H)
+
+
+def bn_lstm(
+    x: Any,
+    h0: Any,
+    c0: Any,
+    W_x: Any,
+    W_h: Any,
+    b: Any,
+    gamma_x: Any,
+    gamma_h: Any,
+    gamma_c: Any,
+    beta_c: Any,
+    *,
+    keep_h: Any = None,
+    keep_c: Any = None,
+    input_mask: Any = None,
+    hidden_mask: Any = None,
+    statistics: Statistics | Callable[[Array, Array], None] | None = None,
+    epsilon: float = 1e-5,
+    record: StateGradients | None = None,
+) -> tuple[Tensor, Tensor]:
+    """A batch-normalized LSTM with zoneout over a whole sequence: Cooijmans et al. (2017), section 3.
+
+        BN(s; gamma, beta) = gamma * (s - mean(s)) / sqrt(variance(s) + epsilon) + beta      row by row
+        a       = BN(W_x x_t; gamma_x, 0) + BN(W_h h_{t-1}; gamma_h, 0) + b
+        i, f, o = sigmoid(a)                            g   = tanh(a)
+        c~  = f * c_{t-1} + input_mask * i * g          h~  = o * tanh(BN(c~; gamma_c, beta_c))
+        c_t = keep_c * c_{t-1} + (1 - keep_c) * c~      h_t = keep_h * h_{t-1} + (1 - keep_h) * h~
+
+    Mean and (biased) variance are taken over the minibatch, for every time step by itself; the gradient flows through
+    them. c~ is normalized before zoneout, as in the authors' code. A minibatch of one example is legal but empty:
+    all variances are 0, whatever the inputs are.
+
+    Parameters
+    ----------
+    x, h0, c0, W_x, W_h, b, keep_h, keep_c, input_mask, hidden_mask, record
+        As in `minizone.lstm`.
+    gamma_x, gamma_h : (4H,)
+        Gains of what the inputs and the hidden states give to the gates; the paper starts them at 0.1.
+    gamma_c, beta_c : (H,)
+        Gain and bias of the cell on its way to h~.
+    statistics : Statistics, or function of mean and variance, optional
+        None: those of the minibatch. A function, such as `Statistics.collect`: the same, and it is called once with
+        the mean and the variance of every step, each (T, 9H), see `parts`. A `Statistics`: its population statistics
+        are used instead, as constants (outside of its ``reestimate``): then examples do not meet, and B = 1 is as
+        good as any other.
+    epsilon : float
+        Added to the variances.
+
+    Returns
+    -------
+    h, c : (T, H, B)
+        The states after zoneout; ``h[-1], c[-1]`` are the final ones.
+
+    Raises
+    ------
+    ValueError
+        When shapes do not fit; the message has both.
+    IndexError
+        When a token is not a column of ``W_x``.
+    """
+    given = collect = None
+    if isinstance(statistics, Statistics) and not statistics.reestimating:
+        given = statistics.first(x.shape[0])
+    else:
+        collect = statistics.collect if isinstance(statistics, Statistics) else statistics
+    masks = keep_h, keep_c, input_mask, hidden_mask
+    function = BNLSTMSequence(masks, given, collect, epsilon, record)
+    return function(x, h0, c0, W_x, W_h, b, gamma_x, gamma_h, gamma_c, beta_c)
+
+
+class BNLSTMSequence(Function):
+    """`bn_lstm` as a node of the graph; inputs x, h0, c0, W_x, W_h, b, the three gammas and beta_c, outputs h and c.
+
+    ``given``: mean and variance of every step, each (T, 9H); None: those of the minibatch, which ``collect`` gets.
+    """
+
+    kept: Any = None  # between forward and backward: the arrays of every step that the backward pass needs
+
+    def __init__(
+        self,
+        masks: tuple[Any, ...],
+        given: tuple[Array, Array] | None,
+        collect: Callable[[Array, Array], None] | None,
+        epsilon: float,
+        record: StateGradients | None,
+    ):
+        self.masks = tuple(mask.data if isinstance(mask, Tensor) else mask for mask in masks)
+        self.given, self.collect, self.epsilon, self.record = given, collect, epsilon, record
+
+    def forward(self, x: Array, *arguments: Array) -> tuple[Array, Array]:
+        h0, c0, W_x, W_h, b, gamma_x, gamma_h, gamma_c, beta_c = arguments
+        check_shapes(4, x, (h0, c0), W_x, W_h, b)
+        xp, T, B, H = array_module(W_h), x.shape[0], x.shape[-1], W_h.shape[1]
+        check_normalization(H, gamma_x, gamma_h, gamma_c, beta_c, self.given)
+        dtype = xp.result_type(*(v for v in (x, *arguments) if v.dtype.kind in "fc"))
+        self.steps = list(zip(*(per_step(mask, (T, H, B)) for mask in self.masks), strict=True))
+        room = T if any(self.needs) else min(T, 1)  # without a backward pass, each step takes the place of the last one
+        s_hat, a = xp.empty((room, 8 * H, B), dtype), xp.empty((room, 4 * H, B), dtype)
+        c_hat, tanh_c = xp.empty((2, room, H, B), dtype)
+        h, c = (xp.empty((T + 1, H, B), dtype) for _ in "hc")
+        h[0], c[0] = h0, c0
+        mean, variance, inverse = xp.empty((3, T, 9 * H), dtype)
+        if self.given:
+            mean[...], variance[...] = self.given
+        gamma, ones, scratch = xp.concatenate((gamma_x, gamma_h)), xp.ones(B, dtype), xp.empty((8 * H, B), dtype)
+        sums, cell = slice(8 * H), slice(8 * H, 9 * H)
+
+        def normalize(s: Array, t: int, rows: slice) -> None:
+            statistics = mean[t, rows], variance[t, rows], inverse[t, rows]
+            kernels.normalize_forward(s, *statistics, self.epsilon, self.given is not None, ones, scratch)
+
+        project = projection(x, W_x, dtype)
+        for t, (keep_h, keep_c, input_mask, hidden_mask) in enumerate(self.steps):
+            k = t % room
+            project(t, s_hat[k, : 4 * H])
+            seen = h[t] if hidden_mask is None else xp.multiply(h[t], hidden_mask, out=scratch[:H])
+            xp.matmul(W_h, seen, out=s_hat[k, 4 * H :])
+            normalize(s_hat[k], t, sums)
+            kernels.bn_lstm_gates_forward(
+                s_hat[k], gamma, b, c[t], keep_c, input_mask, a[k], c[t + 1], c_hat[k], scratch
+            )
+            normalize(c_hat[k], t, cell)
+            kernels.bn_lstm_output_forward(
+                a[k, 3 * H :], c_hat[k], gamma_c, beta_c, h[t], keep_h, h[t + 1], tanh_c[k], scratch
+            )
+        if self.collect:
+            self.collect(mean, variance)
+            self.collect = None  # once: a second backward pass comes here again
+        self.arrays = (x, *arguments)
+        self.kept = (a, s_hat, c_hat, tanh_c, h, c, inverse) if any(self.needs) else None
+        return h[1:], c[1:]
+
+    def backward(self, *d_out: Array | None) -> tuple[Array | None, ...]:
+        if self.kept is None:  # a second backward pass: the first one has overwritten what was kept
+            self.forward(*self.arrays)
+        a, s_hat, c_hat, tanh_c, h, c, inverse = self.kept
+        _, _, _, _, W_h, _, *gammas, _ = self.arrays
+        xp, (T, H, B), dtype = array_module(a), c_hat.shape, a.dtype
+        scale = xp.concatenate(gammas) * inverse  # (T, 9H)
+        d_gamma, d_beta = xp.empty((T, 9 * H), dtype), xp.empty((T, 5 * H), dtype)  # d_beta: of b and of beta_c
+        dh, dc, d_cell = xp.zeros((3, H, B), dtype)
+        dh_old, dc_old = xp.empty((2, H, B), dtype)
+        W, ones, scratch = xp.ascontiguousarray(W_h.T), xp.ones(B, dtype), xp.empty((8 * H, B), dtype)
+        if self.record:
+            self.record.states, self.record.candidates = ([xp.empty((T, H, B), dtype) for _ in "hc"] for _ in "sc")
+
+        def normalize_back(d: Array, s: Array, t: int, rows: slice, biases: slice) -> None:
+            vectors = scale[t, rows], d_gamma[t, rows], d_beta[t, biases]
+            kernels.normalize_backward(d, s, *vectors, self.given is not None, ones, scratch)
+
+        for t in reversed(range(T)):
+            keep_h, keep_c, input_mask, hidden_mask = self.steps[t]
+            for d_state, out in zip((dh, dc), d_out, strict=True):
+                if out is not None:
+                    d_state += out[t]
+            if self.record:
+                self.record.states[0][t], self.record.states[1][t] = dh, dc
+            kernels.bn_lstm_output_backward(a[t, 3 * H :], tanh_c[t], keep_h, dh, dh_old, d_cell)
+            normalize_back(d_cell, c_hat[t], t, slice(8 * H, 9 * H), slice(4 * H, 5 * H))
+            kernels.bn_lstm_gates_backward(a[t], c[t], keep_c, input_mask, c_hat[t], dc, dc_old, scratch)
+            if self.record:
+                self.record.candidates[0][t], self.record.candidates[1][t] = dh, dc
+            normalize_back(a[t], s_hat[t], t, slice(8 * H), slice(4 * H))
+            dh_old += masked(xp.matmul(W, s_hat[t, 4 * H :], out=dh), hidden_mask)
+            dh, dh_old, dc, dc_old = dh_old, dh, dc_old, dc
+        self.kept = None
+        d_gamma_x, d_gamma_h, d_gamma_c = (d_gamma[:, rows].sum(axis=0) for rows in parts(H))
+        db, d_beta_c = d_beta[:, : 4 * H].sum(axis=0), d_beta[:, 4 * H :].sum(axis=0)
+        dx, dW_x, dW_h = self._products(s_hat, h, room=a.reshape(4 * H, T, B))
+        return dx, dh, dc, dW_x, dW_h, db, d_gamma_x, d_gamma_h, d_gamma_c, d_beta_c
+
+    def _products(self, ds: Array, h: Array, room: Array) -> tuple[Array | None, Array, Array]:
+        """The products over all time steps: dLoss/d(x, W_x, W_h), from ``ds`` (T, 8H, B) of W_x x_t and W_h h_{t-1}."""
+        x, _, _, W_x, *_ = self.arrays
+        (rows, T, B), (H, D) = room.shape, (h.shape[1], W_x.shape[1])
+        columns = room.reshape(rows, T * B)  # one half of ds after the other
+        below = columns_below(x, D, H, room.dtype)  # (H + 1 + D, T, B)
+        below[:H] = h[:-1].transpose(1, 0, 2)
+        for t, (*_, hidden_mask) in enumerate(self.steps):
+            masked(below[:H, t], hidden_mask)
+        room[...] = ds[:, rows:].transpose(1, 0, 2)
+        dW_h = columns @ below[:H].reshape(H, T * B).T
+        room[...] = ds[:, :rows].transpose(1, 0, 2)
+        dense = len(below) > H + 1
+        dW_x = columns @ below[H + 1 :].reshape(D, T * B).T if dense else add_up_tokens(columns, x, D)
+        dx = (W_x.T @ columns).reshape(D, T, B).transpose(1, 0, 2) if self.needs[0] else None
+        return dx, dW_x, dW_h
+
+
+def projection(x: Array, W_x: Array, dtype: Any) -> Callable[[int, Array], None]:
+    """The function that writes ``W_x @ x[t]`` (4H, B), for x (T, D, B) or tokens (T, B)."""
+    xp = array_module(W_x)
+    if x.dtype.kind in "iu":
+        table, tokens = W_x.astype(dtype, copy=False), x.astype(np.intp, copy=False)
+        return lambda t, out: xp.take(table, tokens[t], axis=1, out=out, mode="clip")
+    return lambda t, out: xp.matmul(W_x, x[t], out=out)
+
+
+def check_normalization(
+    H: int, gamma_x: Array, gamma_h: Array, gamma_c: Array, beta_c: Array, given: tuple[Array, Array] | None
+) -> None:
+    """Raise unless the gains, the bias and the statistics are those of H hidden units."""
+    for name, vector, gates in (
+        ("gamma_x", gamma_x, 4), ("gamma_h", gamma_h, 4), ("gamma_c", gamma_c, 1), ("beta_c", beta_c, 1)
+    ):  # fmt: skip
+        if vector.shape != (gates * H,):
+            raise ValueError(f"{name} must be ({gates * H},) for H = {H} hidden units, got {vector.shape}")
+    if given and given[0].shape[1] != 9 * H:
+        raise ValueError(f"statistics must be of 9H = {9 * H} rows, got {given[0].shape[1]}")
