@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -72,6 +73,13 @@ def save_arrays(path: Path, arrays: Mapping[str, Array], **metadata: Any) -> Non
     """Write named arrays and JSON-able metadata as a safetensors file."""
     on_host = {name: np.ascontiguousarray(to_host(array)) for name, array in arrays.items()}
     write_whole(path, safetensors.numpy.save(on_host, {key: json.dumps(value) for key, value in metadata.items()}))
+
+
+def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write named arrays as an .npz file, for whoever wants to read them with NumPy alone."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_whole(path, content.getvalue())
 
 
 def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

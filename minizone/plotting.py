@@ -8,10 +8,14 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from minizone.checkpoint import read_run
 from minizone.errors import UserError
+
+LEAST_COST = 1e-8  # of `plot_networks`: what is less is rounding error of float32, or 0
 
 
 def plot_runs(folders: list[Path], out: Path) -> None:
@@ -52,6 +56,84 @@ def plot_runs(folders: list[Path], out: Path) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
     axes.legend(title="thick: validation, thin: training (with its noise)", title_fontsize=8, fontsize=8)
+    _save(figure, out)
+
+
+def plot_networks(folder: Path, out: Path) -> None:
+    """The run of the semantic task in a folder: every element of W, with and without zoneout, and both costs below."""
+    run = read_run(folder)
+    rows, settings = run["rows"], run["config"]["settings"]
+    thousands = [row["update"] / 1000 for row in rows]
+    marker = "o" if len(rows) == 1 else None
+    figure, axes = plt.subplot_mosaic(
+        [["zoneout", "plain"], ["cost", "cost"]], figsize=(8, 6), layout="constrained", height_ratios=[3, 2]
+    )
+    for color, style, name, title, cost in (
+        ("C0", "-", "zoneout", f"zoneout {settings['zoneout_prob']:g}", "valid_cost"),
+        ("C1", "--", "plain", "no zoneout", "valid_cost_plain"),
+    ):
+        W = np.array([row["W"][name] for row in rows])  # (epochs, n, n)
+        for i, j in np.ndindex(W.shape[1:]):
+            label = {(0, 0): "diagonal of W", (0, 1): "off the diagonal"}.get((i, j))
+            axes[name].plot(
+                thousands, W[:, i, j], "-" if i == j else ":", color=color, marker=marker, ms=3, label=label
+            )
+        largest = max(1, abs(W).max())
+        axes[name].set_ylim(-1.15 * largest, 1.45 * largest)  # the legend is above the lines
+        axes[name].set_title(title, fontsize=10)
+        axes[name].legend(fontsize=8, loc="upper center", ncols=2)
+        drawn = [max(row[cost], LEAST_COST) for row in rows]
+        axes["cost"].plot(thousands, drawn, style, color=color, lw=2, marker=marker, ms=3, label=title)
+    of_zero = settings["dim"] * settings["batch_size"]
+    axes["cost"].axhline(of_zero, color="0.4", lw=0.8, label=f"{of_zero}: always answer 0")
+    axes["cost"].set(yscale="log", ylabel="validation cost")
+    axes["cost"].set_title(f"a cost below {LEAST_COST:g} is drawn as {LEAST_COST:g}", fontsize=8, loc="left")
+    axes["cost"].legend(fontsize=8, loc="center right")
+    for each in axes.values():
+        each.set(xlabel="thousands of updates", xlim=(0, 1.02 * thousands[-1]))
+        each.grid(alpha=0.3)
+    _save(figure, out)
+
+
+def plot_gradients(found: dict[str, np.ndarray], what: str, out: Path) -> None:
+    """Figure 6 of the paper, before training and after the last epoch, for states and candidates; and RBN's figure.
+
+    ``found``: the arrays that `minizone.experiments.gradients.run` writes.
+    """
+    figure, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")
+    epochs = found["norms"].shape[1] - 1
+    panels = [(0, epoch, kind) for epoch in (0, epochs) for kind in (0, 2)]
+    for axis, (_, epoch, kind) in zip((axes[0, 0], axes[1, 0], axes[0, 1], axes[1, 1]), panels, strict=True):
+        for number, (method, norms) in enumerate(zip(found["methods"], found["norms"], strict=True)):
+            share = _positive(norms[epoch, kind] / norms[epoch, kind].sum())
+            axis.plot(np.arange(1, len(share) + 1), share, color=f"C{number}", lw=1.2, label=method)
+        when = "before training" if epoch == 0 else f"after epoch {epoch}"
+        axis.set_title(f"{found['kinds'][kind]}, {when}", fontsize=10)
+        axis.set(yscale="log", xlabel=f"t ({what})", ylabel=r"$|\partial L/\partial c_t|$ / sum over t")
+    axes[0, 0].legend(fontsize=8)
+    for gamma, norms in zip(found["gammas"], found["gamma_norms"], strict=True):
+        color = plt.get_cmap("viridis")(gamma)
+        axes[0, 2].plot(np.arange(1, len(norms) + 1), norms, color=color, lw=1.2, label=f"{gamma:g}")
+    axes[0, 2].set(yscale="log", xlabel="t", ylabel=r"$|\partial L/\partial h_t|$")
+    axes[0, 2].set_title("batch-normalized tanh-RNN, at initialization", fontsize=10)
+    axes[0, 2].legend(title="gamma", fontsize=7, title_fontsize=8, ncols=2)
+    for number, (method, norms) in enumerate(zip(found["methods"], found["norms"], strict=True)):
+        share = _positive(norms[epochs, 1] / norms[epochs, 1].sum())
+        axes[1, 2].plot(np.arange(1, len(share) + 1), share, color=f"C{number}", lw=1.2, label=method)
+    axes[1, 2].set(yscale="log", xlabel="t", ylabel=r"$|\partial L/\partial h_t|$ / sum over t")
+    axes[1, 2].set_title(f"{found['kinds'][1]}, after epoch {epochs}", fontsize=10)
+    for axis in axes.flat:
+        axis.grid(alpha=0.3)
+    _save(figure, out)
+
+
+def _positive(values: np.ndarray) -> np.ndarray:
+    """The values, with gaps for zeros, which a log axis does not have: no loss hangs on the last c after zoneout."""
+    return np.where(values > 0, values, np.nan)
+
+
+def _save(figure: Figure, out: Path) -> None:
+    """Write the figure under a temporary name, rename it and close it; UserError when that cannot be done."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = out.with_name(f".tmp-{out.name}")

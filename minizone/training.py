@@ -59,6 +59,7 @@ class Progress:
     norm_sum: float = 0.0  # of the gradients of this epoch
     best_valid: float = math.inf
     best_epoch: int = 0
+    changed: bool = False  # the task, since: the next result is the best one in any case
     done: bool = False
 
 
@@ -152,7 +153,7 @@ def _finish_epoch(experiment: Experiment, optimizer: Optimizer, progress: Progre
         **experiment.columns(),
         **(experiment.test() if settings.test_cost else {}),
     }
-    better = valid < progress.best_valid
+    better = valid < progress.best_valid or progress.changed
     if better:
         progress.best_valid, progress.best_epoch = valid, progress.epoch
         files.save_arrays(
@@ -166,8 +167,8 @@ def _finish_epoch(experiment: Experiment, optimizer: Optimizer, progress: Progre
     more = "".join(
         f"  {name} {value:g}" for name, value in experiment.columns().items() if isinstance(value, float | int)
     )
-    if experiment.end_epoch(valid, optimizer):
-        progress.best_valid, progress.done = math.inf, False
+    progress.changed = experiment.end_epoch(valid, optimizer)
+    progress.done = progress.done and not progress.changed
     progress.epoch += 1
     progress.update = progress.measure_count = 0
     progress.measure_sum = progress.norm_sum = 0.0
@@ -182,6 +183,7 @@ def _summarize(experiment: Experiment, progress: Progress, folder: Path, say: An
     """Test the best parameters and write summary.json and curves.png."""
     metric = experiment.metric
     plot_runs([folder], folder / "curves.png")
+    experiment.figure(folder)
     arrays, _ = files.load_arrays(folder / "best.safetensors")
     experiment.model.load_state_dict(arrays)
     summary = {

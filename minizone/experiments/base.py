@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,6 +102,9 @@ class Experiment:
 
     def recall(self, arrays: dict[str, np.ndarray]) -> None:
         """Take up what `carried` gave."""
+
+    def figure(self, folder: Path) -> None:
+        """Draw what the task shows beyond its learning curves, from the log in the folder of the run."""
 
     def farewell(self) -> None:
         """Say what a person may want to see at the end, with the best parameters."""

@@ -12,13 +12,15 @@ from minizone.layers import GRU, LSTM, RNN, RecurrentLayer, Stack, State
 from minizone.regularizers import norm_stabilizer
 from minizone.tensor import Tensor
 
+IDENTITY = ("id", "identity")
+
 
 def initializer(settings: RecurrentSettings) -> init.Initializer:
     """The initial values of weight matrices."""
     name = settings.initialization
-    return (
-        init.uniform(settings.init_width) if name == "uniform" else init.INITIALIZERS["ortho" if name == "id" else name]
-    )
+    if name == "uniform":
+        return init.uniform(settings.init_width)
+    return init.INITIALIZERS["ortho" if name in IDENTITY else name]
 
 
 def recurrent_stack(
@@ -41,7 +43,7 @@ def recurrent_stack(
             "drop_inputs": settings.per_layer("drop_prob_igates")[k],
             "drop_hidden": settings.variational_dropout,
             "initializer": initializer(settings),
-            "identity": settings.initialization == "id",
+            "identity": settings.initialization in IDENTITY,
             "rng": rng,
             **options,
         }

@@ -103,9 +103,9 @@ class RecurrentSettings(RunSettings):
     """Of --rnn-type rnn: tanh as in the paper, relu as in the authors' code."""
     num_layers: int = 1
     """Recurrent layers on top of each other."""
-    initialization: Literal["ortho", "ortho-whole", "glorot", "uniform", "id"] = "ortho"
-    """Initial weights; ortho: square orthogonal blocks, as the authors; ortho-whole: the whole rectangle; id: ortho,
-    but the identity where W_h makes the candidate."""
+    initialization: Literal["ortho", "ortho-whole", "glorot", "uniform", "id", "identity"] = "ortho"
+    """Initial weights; ortho: square orthogonal blocks, as the authors; ortho-whole: the whole rectangle; id, identity:
+    ortho, but the identity where W_h makes the candidate."""
     init_width: float = 0.2
     """Full width of the interval of --initialization uniform."""
     forget_bias: float = 1.0
