@@ -30,13 +30,16 @@ class Module:
     """
 
     def named_tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        """Pairs like ``("lstm.W_x", parameter)``, parameters and buffers."""
+        """Pairs like ``("rnn.layers.0.W_x", parameter)``, parameters and buffers."""
         for name, value in vars(self).items():
             if isinstance(value, Parameter | Buffer):
                 yield prefix + name, value
-            for part, module in enumerate(value) if isinstance(value, list) else [("", value)]:
+            modules = (
+                {f"{name}.{k}": each for k, each in enumerate(value)} if isinstance(value, list) else {name: value}
+            )
+            for path, module in modules.items():
                 if isinstance(module, Module):
-                    yield from module.named_tensors(f"{prefix}{name}{part}.")
+                    yield from module.named_tensors(f"{prefix}{path}.")
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """The pairs of `named_tensors` that are learned."""
