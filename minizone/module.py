@@ -34,9 +34,8 @@ class Module:
         for name, value in vars(self).items():
             if isinstance(value, Parameter | Buffer):
                 yield prefix + name, value
-            modules = (
-                {f"{name}.{k}": each for k, each in enumerate(value)} if isinstance(value, list) else {name: value}
-            )
+            listed = isinstance(value, list)
+            modules = {f"{name}.{k}": each for k, each in enumerate(value)} if listed else {name: value}
             for path, module in modules.items():
                 if isinstance(module, Module):
                     yield from module.named_tensors(f"{prefix}{path}.")
