@@ -58,21 +58,11 @@ def lstm_forward(
     ``new_h``, ``new_c`` (H, B) the states after zoneout; ``tanh_c`` (H, B) = tanh(c~). Scratch: (4H, B).
     """
     xp, H = array_module(a), len(c)
-    i, f, g, o = a[:H], a[H : 2 * H], a[2 * H : 3 * H], a[3 * H :]
     u, v = scratch[:H], scratch[H : 2 * H]
-    for sigmoids in (a[: 2 * H], o):  # sigmoid(a) = 0.5 tanh(0.5 a) + 0.5: one tanh for all gates
-        sigmoids *= 0.5
-    xp.tanh(a, out=a)
-    for sigmoids in (a[: 2 * H], o):
-        sigmoids *= 0.5
-        sigmoids += 0.5
-    xp.multiply(i, g, out=u)
-    if input_mask is not None:
-        u *= input_mask
-    u += xp.multiply(f, c, out=v)  # c~
+    _gates_and_candidate(a, c, input_mask, u, v)
     xp.tanh(u, out=tanh_c)
     _mix(c, u, keep_c, new_c, v)
-    xp.multiply(o, tanh_c, out=u)  # h~, from the candidate cell
+    xp.multiply(a[3 * H :], tanh_c, out=u)  # h~, from the candidate cell
     _mix(h, u, keep_h, new_h, v)
 
 
@@ -211,6 +201,22 @@ def rnn_forward(new: Array, h: Array, keep_h: Array | None, new_h: Array, scratc
 def rnn_backward(dh: Array, keep_h: Array | None, dh_old: Array) -> None:
     """The same backwards: ``dh``, of the state after zoneout, becomes that of h~; ``dh_old`` is what h_{t-1} gets."""
     _unmix(dh, keep_h, dh_old)
+
+
+def _gates_and_candidate(a: Array, c: Array, input_mask: Array | None, candidate: Array, scratch: Array) -> None:
+    """``a`` (4H, B): pre-activations in, gates i, f, g, o out; ``candidate`` (H, B) = c~, from the cell ``c``."""
+    xp, H = array_module(a), len(c)
+    i, f, g, o = a[:H], a[H : 2 * H], a[2 * H : 3 * H], a[3 * H :]
+    for sigmoids in (a[: 2 * H], o):  # sigmoid(a) = 0.5 tanh(0.5 a) + 0.5: one tanh for all gates
+        sigmoids *= 0.5
+    xp.tanh(a, out=a)
+    for sigmoids in (a[: 2 * H], o):
+        sigmoids *= 0.5
+        sigmoids += 0.5
+    xp.multiply(i, g, out=candidate)
+    if input_mask is not None:
+        candidate *= input_mask
+    candidate += xp.multiply(f, c, out=scratch)
 
 
 def _mix(old: Array, new: Array, keep: Array | None, out: Array, scratch: Array) -> None:

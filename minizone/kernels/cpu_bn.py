@@ -6,7 +6,7 @@ Sums over the columns are products with ``ones`` (B,): 3 us for 400 x 100 number
 from __future__ import annotations
 
 from minizone.backend import Array, array_module
-from minizone.kernels.cpu import _mix, _unmix
+from minizone.kernels.cpu import _gates_and_candidate, _mix, _unmix
 
 
 def normalize_forward(
@@ -76,21 +76,11 @@ def bn_lstm_gates_forward(
     (8H, B).
     """
     xp, H = array_module(a), len(c)
-    i, f, g, o = a[:H], a[H : 2 * H], a[2 * H : 3 * H], a[3 * H :]
     u, v = scratch[:H], scratch[H : 2 * H]
     xp.multiply(s_hat, gamma[:, None], out=scratch)
     xp.add(scratch[: 4 * H], scratch[4 * H :], out=a)
     a += b[:, None]
-    for sigmoids in (a[: 2 * H], o):  # sigmoid(a) = 0.5 tanh(0.5 a) + 0.5: one tanh for all gates
-        sigmoids *= 0.5
-    xp.tanh(a, out=a)
-    for sigmoids in (a[: 2 * H], o):
-        sigmoids *= 0.5
-        sigmoids += 0.5
-    xp.multiply(i, g, out=u)
-    if input_mask is not None:
-        u *= input_mask
-    u += xp.multiply(f, c, out=v)  # c~
+    _gates_and_candidate(a, c, input_mask, u, v)
     candidate[...] = u
     _mix(c, u, keep_c, new_c, v)
 
