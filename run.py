@@ -14,24 +14,32 @@ from typing import Any
 import tyro
 
 from minizone import UserError
-from minizone.experiments import char_ptb, text8, word_ptb
+from minizone.experiments import char_ptb, gradients, pmnist, semantic, seq2seq, text8, word_ptb
 from minizone.plotting import plot_runs
 from minizone.report import find_runs, report, save_run
 from minizone.training import Interrupted, fit
 
-TASKS = {
+TASKS: dict[str, Any] = {
     "char-ptb": char_ptb.CharPTB,
     "word-ptb": word_ptb.WordPTB,
     "text8": text8.Text8,
+    "pmnist": pmnist.PMNIST,
+    "seq2seq": seq2seq.Seq2Seq,
+    "semantic": semantic.Semantic,
+    "gradients": gradients.Gradients,
 }
 USAGE = """usage: python run.py TASK [flags]          train; the flags of a task: python run.py TASK --help
        python run.py plot RUN [RUN ...]    learning curves of runs
        python run.py report [RUNS_DIR]     tables of runs
 
-tasks:
-  char-ptb   character-level language model on Penn Treebank (section 4.1.1 of the paper)
-  word-ptb   word-level language model on Penn Treebank (4.1.2)
-  text8      character-level language model on Wikipedia (4.2)
+tasks (sections of the paper):
+  char-ptb    character-level language model on Penn Treebank (4.1.1)
+  word-ptb    word-level language model on Penn Treebank (4.1.2)
+  text8       character-level language model on Wikipedia (4.2)
+  pmnist      images of digits, read pixel by pixel in a random order (4.3)
+  gradients   how far back gradients reach, with each regularizer (4.4)
+  seq2seq     addition of numbers, digit by digit (a toy task of the authors' code)
+  semantic    do units mean the same thing at every step? (another one)
 
   python run.py char-ptb                                             an LSTM, no regularizer
   python run.py char-ptb --z-prob-cells 0.5 --z-prob-states 0.05     the same with zoneout
@@ -108,7 +116,10 @@ def train(task: str, arguments: list[str]) -> None:
     settings = parse(type(default), arguments, task, default)
     settings.check()
     folder = Path(settings.out) if settings.out else run_folder(Path("runs") / task / settings.label(), settings.resume)
-    fit(experiment(settings), folder)
+    if task == "gradients":  # one run for each regularizer
+        gradients.run(settings, folder)
+    else:
+        fit(experiment(settings), folder)
 
 
 def run_folder(folder: Path, resume: bool) -> Path:

@@ -294,7 +294,8 @@ class Stack(Module):
     ----------
     layers : list of RecurrentLayer
     dropout : float in [0, 1]
-        On what enters each layer (but not on tokens) and on what the last one emits (Zaremba et al., 2014).
+        On what enters each layer (but not on raw inputs: an array, or tokens) and on what the last one emits
+        (Zaremba et al., 2014).
     variational : float in [0, 1]
         The same with one mask for all time steps; on h_{t-1} it is the layers' ``drop_hidden`` (Gal and Ghahramani).
     """
@@ -323,7 +324,7 @@ class Stack(Module):
         return self._drop(x, rng), states
 
     def _drop(self, x: Any, rng: Generator | None) -> Any:
-        if x.ndim == 2 or rng is None:  # tokens, or evaluation
+        if not isinstance(x, Tensor) or rng is None:  # tokens or other raw inputs, or evaluation
             return x
         x = apply_dropout(x, dropout_mask(self.dropout, x.shape, rng, x.dtype))
         return apply_dropout(x, dropout_mask(self.variational, (1, *x.shape[1:]), rng, x.dtype))

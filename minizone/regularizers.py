@@ -55,11 +55,9 @@ def weight_noise(model: Module, sigma: float, rng: Generator) -> Iterator[None]:
         return
     matrices = [parameter for parameter in model.parameters() if parameter.ndim == 2]
     clean = [W.data.copy() for W in matrices]
-    for W in matrices:
-        noise = normal(rng, W.shape, W.dtype)
-        noise *= sigma
-        W.data += noise
     try:
+        for W in matrices:
+            W.data += sigma * array_module(W.data).asarray(normal(rng, W.shape, W.dtype))
         yield
     finally:
         for W, before in zip(matrices, clean, strict=True):
@@ -81,11 +79,8 @@ def norm_stabilizer(states: Tensor) -> Tensor:
 
 def l2_penalty(model: Module) -> Tensor:
     """The sum of the squares of all weight matrices; biases and initial states do not count."""
-    total = Tensor(np.zeros((), np.float32), requires_grad=False)
-    for parameter in model.parameters():
-        if parameter.ndim == 2:
-            total = total + (parameter * parameter).sum()
-    return total
+    first, *others = ((W * W).sum() for W in model.parameters() if W.ndim == 2)
+    return sum(others, start=first)
 
 
 def apply_dropout(x: Tensor, mask: Array | None) -> Tensor:

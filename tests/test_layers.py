@@ -17,7 +17,15 @@ from minizone.init import INITIALIZERS, glorot, identity, orthogonal, orthogonal
 from minizone.layers import LSTM, Linear, Module, Parameter
 from minizone.optim import Adam
 
-NAMES = ["lstm.W_x", "lstm.W_h", "lstm.b", "lstm.h0", "lstm.c0", "output.W", "output.b"]
+NAMES = [
+    "rnn.layers.0.W_x",
+    "rnn.layers.0.W_h",
+    "rnn.layers.0.b",
+    "rnn.layers.0.h0",
+    "rnn.layers.0.c0",
+    "output.W",
+    "output.b",
+]
 
 
 def char_model(seed: int = 0, symbols: int = 7, hidden: int = 4, **settings) -> CharModel:
@@ -73,8 +81,8 @@ def test_state_dict_is_loaded_by_another_model_which_then_computes_the_same():
 
 def test_state_dict_has_the_arrays_themselves():
     model = char_model()
-    model.state_dict()["lstm.b"][2] = 42
-    assert model.lstm.b.data[2] == 42
+    model.state_dict()["rnn.layers.0.b"][2] = 42
+    assert model.rnn.layers[0].b.data[2] == 42
 
 
 def test_loading_reaches_the_array_of_an_optimizer_made_before_and_keeps_the_dtype():
@@ -92,7 +100,7 @@ def without(arrays: dict, name: str) -> dict:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda a: without(a, "lstm.h0"), r"missing \['lstm.h0'\], unexpected \[\]"),
+        (lambda a: without(a, "rnn.layers.0.h0"), r"missing \['rnn.layers.0.h0'\], unexpected \[\]"),
         (lambda a: a | {"extra": np.zeros(1)}, r"missing \[\], unexpected \['extra'\]"),
         (lambda a: without(a, "output.b") | {"bias": np.zeros(7)}, r"missing \['output.b'\], unexpected \['bias'\]"),
         (lambda a: a | {"output.b": np.zeros(8)}, r"output.b has shape \(7,\), got \(8,\)"),

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from minizone.backend import Array, Generator, normal, stream, to_host
+from minizone.backend import Array, Generator, array_module, normal, stream, to_host
 from minizone.data import Images, load_images, permutation
 from minizone.errors import UserError
 from minizone.experiments.base import Experiment, Measured
@@ -129,7 +129,8 @@ class PMNISTModel(Module):
             return None
         states = [layer.initial_state(B) for layer in self.rnn.layers]
         shape, dtype = states[0][0].shape, states[0][0].dtype
-        more = [noise * normal(rng, shape, dtype) if noise else pixels.mean(axis=0).astype(dtype) for _ in states]
+        xp = array_module(states[0][0].data)
+        more = [xp.asarray(noise * normal(rng, shape, dtype) if noise else pixels.mean(axis=0)) for _ in states]
         return [(h + extra, *rest) for (h, *rest), extra in zip(states, more, strict=True)]
 
     @property

@@ -130,7 +130,7 @@ class RecurrentSettings(RunSettings):
     ogates_zoneout: bool = False
     """The variant of that in the authors' code: h becomes f * h_{t-1} where i*g is dropped."""
     dropout: float = 0.0
-    """Dropout between layers (not on tokens) and before the output: non-recurrent dropout (Zaremba et al., 2014)."""
+    """Dropout between layers (not on raw inputs) and before the output: as Zaremba et al. (2014)."""
     variational_dropout: float = 0.0
     """The same with one mask for all time steps, and one on h_{t-1} (Gal and Ghahramani, 2016)."""
     input_drop: float = 0.0
@@ -171,6 +171,11 @@ class RecurrentSettings(RunSettings):
             raise UserError("--output-gate and --ogates-zoneout are two variants of one thing: choose one")
         if self.activation != "tanh" and self.rnn_type != "rnn":
             raise UserError(f"--activation {self.activation} is for --rnn-type rnn, got --rnn-type {self.rnn_type}")
+        for flag in ("share_mask", "static_mask", "stoch_depth", "gaussian_drop"):
+            if getattr(self, flag) and not any(cells) and not any(states):
+                raise UserError(
+                    f"--{flag.replace('_', '-')} is a kind of zoneout: give --z-prob-cells or --z-prob-states"
+                )
         if self.share_mask or self.stoch_depth:
             flag = "share_mask" if self.share_mask else "stoch_depth"
             for c, h in zip(cells, states, strict=True):
@@ -251,4 +256,4 @@ def require(holds: bool, name: str, value: object, rule: str) -> None:
 
 
 def _short(probability: PerLayer) -> str:
-    return f"{probability:g}" if isinstance(probability, float | int) else probability.replace(",", "_")
+    return "_".join(f"{float(p):g}" for p in str(probability).split(","))
