@@ -38,7 +38,8 @@ def plot_runs(folders: list[Path], out: Path) -> None:
         color, rows = f"C{number % 10}", run["rows"]
         name = run["name"] if len(datasets) == 1 else f"{run['name']}, {run['config']['dataset']['name']}"
         epochs = [row["epoch"] for row in rows]
-        best = min(rows, key=lambda row: row[f"valid_{metric}"])
+        best_epoch = run["summary"] and run["summary"]["best_epoch"]  # not the least of all, where the task has changed
+        best = next((r for r in rows if r["epoch"] == best_epoch), min(rows, key=lambda row: row[f"valid_{metric}"]))
         marker = "o" if len(rows) == 1 else None
         axes.plot(epochs, [row[f"train_{metric}"] for row in rows], color=color, lw=0.9, alpha=0.6, marker=marker, ms=3)
         axes.plot(epochs, [row[f"valid_{metric}"] for row in rows], color=color, lw=2, marker=marker,

@@ -182,8 +182,6 @@ def _finish_epoch(experiment: Experiment, optimizer: Optimizer, progress: Progre
 def _summarize(experiment: Experiment, progress: Progress, folder: Path, say: Any) -> dict[str, Any]:
     """Test the best parameters and write summary.json and curves.png."""
     metric = experiment.metric
-    plot_runs([folder], folder / "curves.png")
-    experiment.figure(folder)
     arrays, _ = files.load_arrays(folder / "best.safetensors")
     experiment.model.load_state_dict(arrays)
     summary = {
@@ -199,6 +197,8 @@ def _summarize(experiment: Experiment, progress: Progress, folder: Path, say: An
     if experiment.settings.write_predictions:
         files.save_arrays(folder / "predictions.safetensors", experiment.predictions())
     files.write_json(folder / "summary.json", summary)
+    plot_runs([folder], folder / "curves.png")
+    experiment.figure(folder)
     experiment.farewell()
     say(
         f"best validation {summary[f'best_valid_{metric}']:.4f} {metric} ({experiment.unit}) in epoch"
