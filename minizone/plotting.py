@@ -110,7 +110,7 @@ def plot_gradients(found: dict[str, np.ndarray], what: str, out: Path) -> None:
             axis.plot(np.arange(1, len(share) + 1), share, color=f"C{number}", lw=1.2, label=method)
         when = "before training" if epoch == 0 else f"after epoch {epoch}"
         axis.set_title(f"{found['kinds'][kind]}, {when}", fontsize=10)
-        axis.set(yscale="log", xlabel=f"t ({what})", ylabel=r"$|\partial L/\partial c_t|$ / sum over t")
+        axis.set(yscale="log", xlabel="t", ylabel=r"$|\partial L/\partial c_t|$ / sum over t")
     axes[0, 0].legend(fontsize=8)
     for gamma, norms in zip(found["gammas"], found["gamma_norms"], strict=True):
         color = plt.get_cmap("viridis")(gamma)
@@ -125,6 +125,7 @@ def plot_gradients(found: dict[str, np.ndarray], what: str, out: Path) -> None:
     axes[1, 2].set_title(f"{found['kinds'][1]}, after epoch {epochs}", fontsize=10)
     for axis in axes.flat:
         axis.grid(alpha=0.3)
+    figure.suptitle(f"gradients over time steps, {what}", fontsize=11)
     _save(figure, out)
 
 

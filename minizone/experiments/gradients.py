@@ -173,7 +173,7 @@ def run(settings: GradientsSettings, folder: Path, say: Callable[[str], None] = 
         "gammas": np.array(GAMMAS),
     }
     write_npz(folder / "gradients.npz", found)
-    plot_gradients(found, f"pixels of {experiment.data.name}", folder / "gradients.png")
+    plot_gradients(found, experiment.data.name, folder / "gradients.png")
     say(summary(found))
     say(f"{folder / 'gradients.npz'} and {folder / 'gradients.png'}")
     return found
