@@ -58,6 +58,19 @@ class Statistics:
         self.variance: Array = xp.ones((steps, 9 * hidden_size), dtype)
         self._sums: tuple[Array, ...] | None = None  # while re-estimating: of mean, of variance, of minibatches
 
+    def with_first_step(self, mean_h: Array) -> Statistics:
+        """A copy for sequences that start in a state which all examples share: its mean (4H,) of W_h h_0 is exact.
+
+        What the minibatches had there was of variance 0, so a mean of some updates ago would be off by many standard
+        deviations, each the square root of epsilon, and the first step would be noise.
+        """
+        xp, (steps, rows) = array_module(self.mean), self.mean.shape
+        known = Statistics(max(steps, 2), rows // 9, alpha=self.alpha, dtype=self.mean.dtype, xp=xp)
+        known.mean[...], known.variance[...] = self.first(len(known.mean))
+        known.mean[0, parts(rows // 9)[1]] = mean_h
+        known.variance[0, parts(rows // 9)[1]] = 1  # of nothing
+        return known
+
     @property
     def reestimating(self) -> bool:
         """Whether we are inside ``with statistics.reestimate():``."""

@@ -251,9 +251,16 @@ class BNLSTM(LSTM):
         self.statistics.mean, self.statistics.variance = self.mean.data, self.variance.data  # they may have moved
         return bn_lstm(
             x, h, c, self.W_x, self.W_h, self.b, self.gamma_x, self.gamma_h, self.gamma_c, self.beta_c,
-            statistics=self.statistics if rng is None else self.statistics.collect,
+            statistics=self.statistics.collect if rng is not None else self._population(state is None),
             epsilon=self.epsilon, record=record, **masks,
         )  # fmt: skip
+
+    def _population(self, from_the_start: bool) -> Statistics:
+        """The population statistics; at the learned initial state, which all examples share, the exact ones."""
+        if not from_the_start or self.statistics.reestimating:
+            return self.statistics
+        h0 = self.initial_state(1)[0].data[:, 0]
+        return self.statistics.with_first_step(self.W_h.data @ h0)
 
 
 class GRU(RecurrentLayer):

@@ -9,7 +9,7 @@ import pytest
 from bn_helpers import bn_problem, by_hand, known_statistics
 from helpers import H, assert_same, dense_and_tokens, masks, run, tensors
 
-from minizone import no_grad
+from minizone import BNLSTM, no_grad
 from minizone.batchnorm import Statistics, bn_lstm, parts
 
 
@@ -137,3 +137,17 @@ def test_statistics_of_another_size_are_refused():
         Statistics(7, H, alpha=1.5)
     with pytest.raises(ValueError, match=re.escape("statistics need at least 1 time step, got 0")):
         Statistics(0, H)
+
+
+def test_first_step_does_not_hang_on_the_age_of_the_statistics_of_the_initial_state():
+    """All examples share h_0, so what W_h h_0 adds to the first step is nothing, wherever training has moved it since."""
+    layer = BNLSTM(3, 4, steps=2, rng=np.random.default_rng(0), dtype=np.float64)
+    x = np.random.default_rng(1).standard_normal((2, 3, 5))
+    with layer.statistics.reestimate():
+        layer(x)
+    before, _ = layer(x)
+    layer.h0.data[:] = 0.5
+    moved, _ = layer(x)
+    np.testing.assert_allclose(moved.data[0], before.data[0], rtol=1e-12)
+    given = tuple(np.full((4, 5), value) for value in (0.5, 0.0))
+    assert not np.allclose(layer(x, given)[0].data[0], before.data[0]), "a state that is given is an input like others"
