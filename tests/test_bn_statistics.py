@@ -140,7 +140,7 @@ def test_statistics_of_another_size_are_refused():
 
 
 def test_first_step_does_not_hang_on_the_age_of_the_statistics_of_the_initial_state():
-    """All examples share h_0, so what W_h h_0 adds to the first step is nothing, wherever training has moved it since."""
+    """All examples share h_0, so W_h h_0 adds nothing to the first step, wherever training has moved it since."""
     layer = BNLSTM(3, 4, steps=2, rng=np.random.default_rng(0), dtype=np.float64)
     x = np.random.default_rng(1).standard_normal((2, 3, 5))
     with layer.statistics.reestimate():
