@@ -128,9 +128,8 @@ class LSTMSequence(Recurrence):
     groups = (4,)
 
     def step(self, t: int, block: Block, W: list[Array], scratch: Array) -> None:
-        (h, c), a = block.states, block.a[t]
+        (h, c), a = block.states, self.recur(t, block, W, scratch)
         keep_h, keep_c, input_mask, _ = block.masks[t]
-        a += kernels.product(W[0], self.seen(block, t), scratch, scratch)
         kernels.lstm_forward(
             a, h[t], c[t], keep_h, keep_c, input_mask, h[t + 1], c[t + 1], block.kept[t], scratch
         )  # kept: tanh(c~)
@@ -260,8 +259,7 @@ class TanhSequence(Recurrence):
     keeps_more = False
 
     def step(self, t: int, block: Block, W: list[Array], scratch: Array) -> None:
-        h, a = block.states[0], block.a[t]
-        a += kernels.product(W[0], self.seen(block, t), scratch[: len(a)], scratch)
+        h, a = block.states[0], self.recur(t, block, W, scratch)
         self.activate(a)
         kernels.rnn_forward(a, h[t], block.masks[t][0], h[t + 1], scratch)
 

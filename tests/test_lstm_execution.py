@@ -8,7 +8,20 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from helpers import KINDS, LOSSES, ROUNDING, H, assert_same, dense_and_tokens, masks, problem, run, tensors
+from helpers import (
+    CELLS,
+    KINDS,
+    LOSSES,
+    ROUNDING,
+    H,
+    assert_same,
+    dense_and_tokens,
+    masks,
+    problem,
+    run,
+    run_h,
+    tensors,
+)  # fmt: skip
 
 from minizone import lstm, sequence
 from minizone.cells import lstm_unrolled
@@ -78,6 +91,63 @@ def test_wide_layers_equal_the_reference(in_blocks, hidden, features, B, cores, 
     options = masks("independent", 2, hidden, B, inputs=True)
     if cores > 1:
         in_blocks(cores, B)
+    assert_same(run(lstm, arguments, options), run(lstm_unrolled, arguments, options), ROUNDING)
+
+
+# ---- narrow inputs, joined with h in one product; the weights' gradients some steps at a time
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """Counts the sequences whose products were joined."""
+    decisions, is_joined = [], sequence.Recurrence.is_joined
+
+    def counted(self, *arguments):
+        decisions.append(is_joined(self, *arguments))
+        return decisions[-1]
+
+    monkeypatch.setattr(sequence.Recurrence, "is_joined", counted)
+    return decisions
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("features", [1, 2])
+def test_narrow_inputs_equal_the_reference(joined, features, kind):
+    arguments, options = problem(7, 3, D=features), masks(kind, 7, H, 3, inputs=True)
+    for loss in LOSSES:
+        assert_same(run(lstm, arguments, options, loss), run(lstm_unrolled, arguments, options, loss), ROUNDING)
+    assert all(joined)
+
+
+@pytest.mark.parametrize("name", ["tanh", "relu"])
+def test_narrow_inputs_of_a_simple_network_equal_the_reference(joined, name):
+    cell = CELLS[name]
+    arguments, options = cell.problem(7, 3, D=2), cell.masks("independent", 7, 3)
+    assert_same(run_h(cell.fused, arguments, options), run_h(cell.reference, arguments, options), ROUNDING)
+    assert joined == [True]
+
+
+def test_narrow_inputs_in_blocks_of_columns_and_a_second_backward(in_blocks, joined):
+    arguments, options = problem(5, 24, D=2), masks("independent", 5, H, 24)
+    in_blocks(3, 24)
+    assert_same(run(lstm, arguments, options), run(lstm_unrolled, arguments, options), ROUNDING)
+    leaves = tensors(arguments)
+    loss = (lstm(**leaves, **options)[0] ** 2).sum()
+    loss.backward()
+    once = {name: leaf.grad for name, leaf in leaves.items()}
+    loss.backward()
+    assert_same({n: leaf.grad for n, leaf in leaves.items()}, {n: 2 * g for n, g in once.items()}, 1e-13)
+    assert all(joined)
+
+
+@pytest.mark.parametrize("options", [{}, {"hidden_mask": np.full((H, 3), 0.5)}], ids=["", "hidden mask"])
+@pytest.mark.parametrize(("features", "tokens"), [(2, False), (5, False), (5, True), (300, True)])
+@pytest.mark.parametrize("columns", [1, 6, 20, 1000])
+def test_gradients_of_weights_do_not_depend_on_how_many_steps_are_taken_at_once(
+    monkeypatch, features, tokens, columns, options
+):
+    arguments = problem(7, 3, D=features, tokens=tokens)
+    monkeypatch.setattr(sequence, "LONG_PRODUCT", columns)
     assert_same(run(lstm, arguments, options), run(lstm_unrolled, arguments, options), ROUNDING)
 
 
