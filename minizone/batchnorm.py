@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from minizone.backend import Array, array_module
+from minizone.inputs import add_up_tokens, columns_below
 from minizone.kernels import cpu_bn as kernels
 from minizone.recurrent import masked
-from minizone.sequence import StateGradients, add_up_tokens, check_shapes, columns_below, per_step
+from minizone.sequence import StateGradients, check_shapes, per_step
 from minizone.tensor import Function, Tensor
 from minizone.zoneout import check_probability
 

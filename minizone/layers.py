@@ -9,10 +9,10 @@ import numpy as np
 from minizone import init
 from minizone.backend import Array, Generator, array_module
 from minizone.batchnorm import Statistics, bn_lstm
+from minizone.inputs import add_up_tokens
 from minizone.module import Buffer, Module, Parameter
 from minizone.recurrent import gru, lstm, rnn
 from minizone.regularizers import apply_dropout, dropout_mask, input_mask
-from minizone.sequence import add_up_tokens
 from minizone.tensor import Function, Tensor
 from minizone.zoneout import Zoneout, check_probability
 

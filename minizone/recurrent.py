@@ -125,7 +125,7 @@ def rnn(
 class LSTMSequence(Recurrence):
     """`lstm` as a node of the graph; inputs x, h0, c0, W_x, W_h, b, outputs h and c."""
 
-    groups = (4,)
+    groups, order, sigmoids = (4,), (0, 1, 3, 2), 3  # i, f, o, g
 
     def step(self, t: int, block: Block, W: list[Array], scratch: Array) -> None:
         (h, c), a = block.states, self.recur(t, block, W, scratch)
@@ -163,7 +163,7 @@ class OutputGateSequence(LSTMSequence):
 
     def mixed_gate(self, block: Block, t: int) -> Array:
         H = len(block.states[0][t])
-        o, o_before = block.a[t][3 * H :], block.a[max(t - 1, 0)][3 * H :]
+        o, o_before = block.a[t][2 * H : 3 * H], block.a[max(t - 1, 0)][2 * H : 3 * H]
         return o_before + self.new_share(block, t) * (o - o_before)
 
     def step(self, t: int, block: Block, W: list[Array], scratch: Array) -> None:
@@ -174,7 +174,7 @@ class OutputGateSequence(LSTMSequence):
 
     def gates_back(self, t: int, block: Block, d: list[Array], d_old: list[Array], scratch: Array) -> None:
         H, (keep_h, *_) = len(d[0]), block.masks[t]
-        a_o, share = block.a[t][3 * H :], self.new_share(block, t)
+        a_o, share = block.a[t][2 * H : 3 * H], self.new_share(block, t)
         o, mixed = a_o.copy(), self.mixed_gate(block, t)
         d_mixed = (d[0] if keep_h is None else d[0] - keep_h * d[0]) * block.kept[t]
         later = 0 if block.carry is None else block.carry  # what the step after this one asks of o
@@ -227,7 +227,7 @@ OUTPUT_GATES = {
 class GRUSequence(Recurrence):
     """`gru` as a node of the graph; inputs x, h0, W_x, W_h, b, output h."""
 
-    groups = (2, 1)  # r and z multiply h, n multiplies r * h
+    groups, order, sigmoids = (2, 1), (0, 1, 2), 2  # r and z multiply h, n multiplies r * h
 
     def step(self, t: int, block: Block, W: list[Array], scratch: Array) -> None:
         h, a, (keep_h, input_mask, _) = block.states[0], block.a[t], block.masks[t]
@@ -255,7 +255,7 @@ class GRUSequence(Recurrence):
 class TanhSequence(Recurrence):
     """`rnn` as a node of the graph; inputs x, h0, W_x, W_h, b, output h."""
 
-    groups = (1,)
+    groups, order, sigmoids = (1,), (0,), 0
     keeps_more = False
 
     def step(self, t: int, block: Block, W: list[Array], scratch: Array) -> None:

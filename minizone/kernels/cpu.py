@@ -54,15 +54,23 @@ def lstm_forward(
 ) -> None:
     """One step of the LSTM after its products.
 
-    In: ``a`` (4H, B) pre-activations of i, f, g, o; ``h``, ``c`` (H, B) the previous states. Out: ``a`` the gates;
-    ``new_h``, ``new_c`` (H, B) the states after zoneout; ``tanh_c`` (H, B) = tanh(c~). Scratch: (4H, B).
+    In: ``a`` (4H, B) pre-activations, in the order i, f, o, g, halved but for g; ``h``, ``c`` (H, B) the previous
+    states. Out: ``a`` the gates; ``new_h``, ``new_c`` (H, B) the states after zoneout; ``tanh_c`` (H, B) = tanh(c~).
+    Scratch: (4H, B).
     """
     xp, H = array_module(a), len(c)
-    u, v = scratch[:H], scratch[H : 2 * H]
-    _gates_and_candidate(a, c, input_mask, u, v)
+    i, f, o, g = a[:H], a[H : 2 * H], a[2 * H : 3 * H], a[3 * H :]
+    u, v, sigmoids = scratch[:H], scratch[H : 2 * H], a[: 3 * H]
+    xp.tanh(a, out=a)  # of all gates at once: sigmoid(a) = 0.5 tanh(0.5 a) + 0.5
+    sigmoids *= 0.5
+    sigmoids += 0.5
+    xp.multiply(i, g, out=u)
+    if input_mask is not None:
+        u *= input_mask
+    u += xp.multiply(f, c, out=v)  # c~
     xp.tanh(u, out=tanh_c)
     _mix(c, u, keep_c, new_c, v)
-    xp.multiply(a[3 * H :], tanh_c, out=u)  # h~, from the candidate cell
+    xp.multiply(o, tanh_c, out=u)  # h~, from the candidate cell
     _mix(h, u, keep_h, new_h, v)
 
 
@@ -86,8 +94,9 @@ def lstm_backward(
     part of dLoss/d(previous h) that does not go through W_h. Scratch: (4H, B).
     """
     xp, H = array_module(a), len(c)
-    i, f, g, o = a[:H], a[H : 2 * H], a[2 * H : 3 * H], a[3 * H :]
-    d_update, di, df, w = (scratch[k * H : (k + 1) * H] for k in range(4))
+    i, f, o, g = a[:H], a[H : 2 * H], a[2 * H : 3 * H], a[3 * H :]
+    di, df, do, w = (scratch[k * H : (k + 1) * H] for k in range(4))
+    sigmoids, d_sigmoids = a[: 3 * H], scratch[: 3 * H]
     _unmix(dh, keep_h, dh_old)  # dh: now of h~ = o tanh(c~)
     _unmix(dc, keep_c, dc_old)  # dc: now of c~, as far as it does not go through h~
     xp.multiply(tanh_c, tanh_c, out=w)
@@ -95,33 +104,28 @@ def lstm_backward(
     w *= o
     w *= dh
     dc += w  # of c~ = f c + input_mask i g
-    dh *= tanh_c  # of o
+    xp.multiply(dh, tanh_c, out=do)
     dc_old += xp.multiply(dc, f, out=w)
     xp.multiply(dc, c, out=df)  # of f
-    if input_mask is None:
-        d_update = dc  # of i g
-    else:
-        xp.multiply(dc, input_mask, out=d_update)
+    d_update = dc if input_mask is None else xp.multiply(dc, input_mask, out=dh)  # of i g
     xp.multiply(d_update, g, out=di)  # of i
     xp.multiply(g, g, out=w)
     xp.subtract(1, w, out=w)
     w *= d_update
     xp.multiply(w, i, out=g)  # of the pre-activation of g
-    for gate, d_gate in ((i, di), (f, df), (o, dh)):  # of the pre-activations of the sigmoids: d * s (1 - s)
-        d_gate *= gate
-        xp.subtract(1, gate, out=gate)
-        gate *= d_gate
+    d_sigmoids *= sigmoids
+    xp.subtract(1, sigmoids, out=sigmoids)
+    sigmoids *= d_sigmoids  # of the pre-activations of the sigmoids: d * s (1 - s)
 
 
 def gru_gates_forward(a: Array, h: Array, reset_h: Array) -> None:
     """The first half of a step of the GRU, up to its second product.
 
-    In: the first 2H rows of ``a`` (3H, B) hold the pre-activations of r and z; ``h`` (H, B) as the weights see it.
-    Out: these rows the gates; ``reset_h`` (H, B) = r * h.
+    In: the first 2H rows of ``a`` (3H, B) hold half of the pre-activations of r and z; ``h`` (H, B) as the weights see
+    it. Out: these rows the gates; ``reset_h`` (H, B) = r * h.
     """
     xp, H = array_module(a), len(h)
     gates = a[: 2 * H]
-    gates *= 0.5
     xp.tanh(gates, out=gates)
     gates *= 0.5
     gates += 0.5
@@ -201,22 +205,6 @@ def rnn_forward(new: Array, h: Array, keep_h: Array | None, new_h: Array, scratc
 def rnn_backward(dh: Array, keep_h: Array | None, dh_old: Array) -> None:
     """The same backwards: ``dh``, of the state after zoneout, becomes that of h~; ``dh_old`` is what h_{t-1} gets."""
     _unmix(dh, keep_h, dh_old)
-
-
-def _gates_and_candidate(a: Array, c: Array, input_mask: Array | None, candidate: Array, scratch: Array) -> None:
-    """``a`` (4H, B): pre-activations in, gates i, f, g, o out; ``candidate`` (H, B) = c~, from the cell ``c``."""
-    xp, H = array_module(a), len(c)
-    i, f, g, o = a[:H], a[H : 2 * H], a[2 * H : 3 * H], a[3 * H :]
-    for sigmoids in (a[: 2 * H], o):  # sigmoid(a) = 0.5 tanh(0.5 a) + 0.5: one tanh for all gates
-        sigmoids *= 0.5
-    xp.tanh(a, out=a)
-    for sigmoids in (a[: 2 * H], o):
-        sigmoids *= 0.5
-        sigmoids += 0.5
-    xp.multiply(i, g, out=candidate)
-    if input_mask is not None:
-        candidate *= input_mask
-    candidate += xp.multiply(f, c, out=scratch)
 
 
 def _mix(old: Array, new: Array, keep: Array | None, out: Array, scratch: Array) -> None:

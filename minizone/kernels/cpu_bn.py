@@ -6,7 +6,7 @@ Sums over the columns are products with ``ones`` (B,): 3 us for 400 x 100 number
 from __future__ import annotations
 
 from minizone.backend import Array, array_module
-from minizone.kernels.cpu import _gates_and_candidate, _mix, _unmix
+from minizone.kernels.cpu import _mix, _unmix
 
 
 def normalize_forward(
@@ -160,3 +160,19 @@ def bn_lstm_gates_backward(
     g *= v
     xp.subtract(1, i, out=i)
     i *= w
+
+
+def _gates_and_candidate(a: Array, c: Array, input_mask: Array | None, candidate: Array, scratch: Array) -> None:
+    """``a`` (4H, B): pre-activations in, gates i, f, g, o out; ``candidate`` (H, B) = c~, from the cell ``c``."""
+    xp, H = array_module(a), len(c)
+    i, f, g, o = a[:H], a[H : 2 * H], a[2 * H : 3 * H], a[3 * H :]
+    for sigmoids in (a[: 2 * H], o):  # sigmoid(a) = 0.5 tanh(0.5 a) + 0.5: one tanh for all gates
+        sigmoids *= 0.5
+    xp.tanh(a, out=a)
+    for sigmoids in (a[: 2 * H], o):
+        sigmoids *= 0.5
+        sigmoids += 0.5
+    xp.multiply(i, g, out=candidate)
+    if input_mask is not None:
+        candidate *= input_mask
+    candidate += xp.multiply(f, c, out=scratch)
