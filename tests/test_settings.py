@@ -123,7 +123,11 @@ TOGETHER += [
     ("pmnist", "--batch-normalization --output-gate paper --drop-prob-igates 0.5", "--batch-normalization output gate"),
     ("pmnist", "--noise 0.1 --summarize", "--noise --summarize choose"),
     ("pmnist", "--unpermuted --permutation authors", "--unpermuted --permutation authors choose"),
-    *(("pmnist", f"--{name} {v}", f"--{name} {v}") for name in ("noise", "epsilon") for v in ("-0.1", "nan", "inf")),
+    *(
+        ("pmnist", f"--{name} {v}", f"--{name} {v}")
+        for name in ("noise", "epsilon", "statistics-rate")
+        for v in ("-0.1", "nan", "inf")
+    ),
     *(("pmnist", f"--initial-{n} {v}", f"--initial-{n} finite {v}") for n in ("gamma", "beta") for v in ("nan", "inf")),
     ("pmnist", "--epsilon 0.0", "--epsilon more than 0"),
     ("pmnist", "--pool 0", "--pool at least 1"),

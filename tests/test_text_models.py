@@ -213,6 +213,7 @@ OWN: dict[str, dict[str, list[Any]]] = {
         "initial_gamma": [(0.5, BN)],
         "initial_beta": [(0.5, BN)],
         "epsilon": [(0.1, BN)],
+        "statistics_rate": [(0.5, BN)],
         "noise": [0.5, (0.5, BN)],
         "summarize": [True, (True, BN)],
     },
