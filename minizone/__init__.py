@@ -4,7 +4,7 @@ from minizone.backend import Device, array_module
 from minizone.batchnorm import bn_lstm
 from minizone.errors import UserError
 from minizone.gradcheck import GradientError, gradcheck
-from minizone.layers import BNLSTM, GRU, LSTM, RNN, Embedding, Linear, Stack
+from minizone.layers import BNLSTM, GRU, LSTM, RNN, Dropout, Embedding, Linear, Stack
 from minizone.module import Module, Parameter
 from minizone.optim import SGD, Adam, Momentum, RMSProp
 from minizone.recurrent import gru, lstm, rnn
@@ -20,6 +20,7 @@ __all__ = [
     "SGD",
     "Adam",
     "Device",
+    "Dropout",
     "Embedding",
     "Function",
     "GradientError",

@@ -228,7 +228,7 @@ class BNLSTMSequence(Function):
             statistics = mean[t, rows], variance[t, rows], inverse[t, rows]
             kernels.normalize_forward(s, *statistics, self.epsilon, self.given is not None, ones, scratch)
 
-        project = projection(x, W_x, dtype)
+        project = projector(x, W_x, dtype)
         for t, (keep_h, keep_c, input_mask, hidden_mask) in enumerate(self.steps):
             k = t % room
             project(t, s_hat[k, : 4 * H])
@@ -306,7 +306,7 @@ class BNLSTMSequence(Function):
         return dx, dW_x, dW_h
 
 
-def projection(x: Array, W_x: Array, dtype: Any) -> Callable[[int, Array], None]:
+def projector(x: Array, W_x: Array, dtype: Any) -> Callable[[int, Array], None]:
     """The function that writes ``W_x @ x[t]`` (4H, B), for x (T, D, B) or tokens (T, B)."""
     xp = array_module(W_x)
     if x.dtype.kind in "iu":

@@ -12,7 +12,7 @@ from minizone.batchnorm import Statistics, bn_lstm
 from minizone.inputs import add_up_tokens
 from minizone.module import Buffer, Module, Parameter
 from minizone.recurrent import gru, lstm, rnn
-from minizone.regularizers import apply_dropout, dropout_mask, input_mask
+from minizone.regularizers import dropout_mask, input_mask
 from minizone.tensor import Function, Tensor
 from minizone.zoneout import Zoneout, check_probability
 
@@ -74,6 +74,22 @@ class Embedding(Module):
 
     def __call__(self, tokens: Any) -> Tensor:
         return Embed()(self.W, tokens)
+
+
+class Dropout(Module):
+    """``x * mask`` in training, for x (T, H, B), with masks of `dropout_mask`; x itself in evaluation (rng None).
+
+    ``variational``: one mask for all time steps (Gal and Ghahramani, 2016), instead of a fresh one for each.
+    """
+
+    def __init__(self, p: float, *, variational: bool = False):
+        check_probability("variational" if variational else "dropout", p)
+        self.p, self.variational = p, variational
+
+    def __call__(self, x: Tensor, rng: Generator | None = None) -> Tensor:
+        shape = (1, *x.shape[1:]) if self.variational else x.shape
+        mask = dropout_mask(self.p, shape, rng, x.dtype)
+        return x if mask is None else x * array_module(x.data).asarray(mask)
 
 
 class RecurrentLayer(Module):
@@ -216,10 +232,8 @@ class BNLSTM(LSTM):
         The number of time steps with statistics of their own; later ones use those of the last.
     gamma : float
         Initial value of the gains: 0.1, since with 1 the gradient vanishes in saturated tanhs.
-    beta : float
-        Initial value of beta_c.
-    epsilon : float
-        Added to the variances.
+    beta, epsilon : float
+        Initial value of beta_c; what is added to the variances.
     others
         See `LSTM`.
     """
@@ -308,9 +322,8 @@ class Stack(Module):
     """
 
     def __init__(self, layers: list[RecurrentLayer], *, dropout: float = 0.0, variational: float = 0.0):
-        check_probability("dropout", dropout)
-        check_probability("variational", variational)
-        self.layers, self.dropout, self.variational = layers, dropout, variational
+        self.layers = layers
+        self.dropouts = [Dropout(dropout), Dropout(variational, variational=True)]
 
     def __call__(
         self, x: Any, state: list[State] | None = None, rng: Generator | None = None
@@ -331,7 +344,7 @@ class Stack(Module):
         return self._drop(x, rng), states
 
     def _drop(self, x: Any, rng: Generator | None) -> Any:
-        if not isinstance(x, Tensor) or rng is None:  # tokens or other raw inputs, or evaluation
-            return x
-        x = apply_dropout(x, dropout_mask(self.dropout, x.shape, rng, x.dtype))
-        return apply_dropout(x, dropout_mask(self.variational, (1, *x.shape[1:]), rng, x.dtype))
+        """Dropout of what is computed; raw inputs, arrays or tokens, stay as they are."""
+        for dropout in self.dropouts if isinstance(x, Tensor) else []:
+            x = dropout(x, rng)
+        return x

@@ -309,7 +309,10 @@ def decayed(learning_rate: float, epoch: int, *, divide_by: float = 1.0, after: 
         raise ValueError(f"epochs are counted from 1, got {epoch}")
     if not divide_by > 0:
         raise ValueError(f"divide_by must be above 0, got {divide_by}")
-    return learning_rate / divide_by ** max(0, epoch - after)
+    try:
+        return learning_rate / divide_by ** max(0, epoch - after)
+    except OverflowError:  # divided by more than a float can be
+        return 0.0
 
 
 def _check_below_one(name: str, value: float) -> None:

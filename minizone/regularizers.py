@@ -81,8 +81,3 @@ def l2_penalty(model: Module) -> Tensor:
     """The sum of the squares of all weight matrices; biases and initial states do not count."""
     first, *others = ((W * W).sum() for W in model.parameters() if W.ndim == 2)
     return sum(others, start=first)
-
-
-def apply_dropout(x: Tensor, mask: Array | None) -> Tensor:
-    """``x * mask``, or x where there is no mask."""
-    return x if mask is None else x * array_module(x.data).asarray(mask)

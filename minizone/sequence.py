@@ -138,7 +138,7 @@ class Recurrence(Function):
         """
         xp, rows = array_module(W), W.reshape(len(self.order), -1, *W.shape[1:])
         scale = [factor if k < self.sigmoids else 1 for k in range(len(self.order))]
-        parts = [rows[gate] * W.dtype.type(by) for gate, by in zip(self.order, scale, strict=True)]
+        parts = [rows[g] if by == 1 else rows[g] * W.dtype.type(by) for g, by in zip(self.order, scale, strict=True)]
         return xp.concatenate(parts)
 
     def forward(self, x: Array, *arguments: Array) -> tuple[Array, ...]:
@@ -228,10 +228,10 @@ class Recurrence(Function):
         dtype, sorted_tokens = self.blocks[0].a.dtype, x.ndim == 2 and D > MOST_ONE_HOT
         operands = [[self.operand(group, block) for block in self.blocks] for group in range(len(self.groups))]
         dx = xp.empty((T, D, B), dtype) if self.needs[0] else None
-        dW = xp.zeros((G * H, H + 1 if sorted_tokens else H + 1 + D), dtype)
+        dW = xp.empty((G * H, H + 1 if sorted_tokens else H + 1 + D), dtype)
         dW_x = dW[:, H + 1 :]
-        steps = T if sorted_tokens else -(-LONG_PRODUCT // B)
-        for start in range(0, T, steps):
+        steps = max(1, T if sorted_tokens else LONG_PRODUCT // max(1, B))
+        for start in range(0, max(1, T), steps):
             part = slice(start, min(start + steps, T))
             n = part.stop - start
             da = xp.empty((G * H, n, B), dtype)
@@ -245,7 +245,11 @@ class Recurrence(Function):
             for rows, of_blocks in zip(self.rows(H), operands, strict=True):
                 for block, operand in zip(self.blocks, of_blocks, strict=True):
                     below[:H, :, block.columns] = operand[part].transpose(1, 0, 2)
-                dW[rows] += da[rows] @ below.reshape(-1, n * B).T  # (g H, H + 1 + D)
+                columns = below.reshape(len(below), n * B).T
+                if start == 0:
+                    xp.matmul(da[rows], columns, out=dW[rows])  # (g H, H + 1 + D)
+                else:
+                    dW[rows] += da[rows] @ columns
             if dx is not None:
                 dx[part] = (W_x.T @ da).reshape(D, n, B).transpose(1, 0, 2)
             if sorted_tokens:

@@ -142,6 +142,7 @@ def _finish_epoch(experiment: Experiment, optimizer: Optimizer, progress: Progre
     """Validate, write the row and the checkpoints, and make ready for the next epoch."""
     settings, metric = experiment.settings, experiment.metric
     valid = experiment.validate()
+    columns = experiment.columns()
     row = {
         "epoch": progress.epoch,
         "update": progress.updates,
@@ -150,7 +151,7 @@ def _finish_epoch(experiment: Experiment, optimizer: Optimizer, progress: Progre
         f"valid_{metric}": valid,
         "grad_norm": progress.norm_sum / progress.update,
         "learning_rate": optimizer.learning_rate,
-        **experiment.columns(),
+        **columns,
         **(experiment.test() if settings.test_cost else {}),
     }
     better = valid < progress.best_valid or progress.changed
@@ -164,9 +165,7 @@ def _finish_epoch(experiment: Experiment, optimizer: Optimizer, progress: Progre
         )
     progress.done = settings.patience > 0 and progress.epoch - progress.best_epoch >= settings.patience
     files.append_row(folder / "metrics.jsonl", row)
-    more = "".join(
-        f"  {name} {value:g}" for name, value in experiment.columns().items() if isinstance(value, float | int)
-    )
+    more = "".join(f"  {name} {value:g}" for name, value in columns.items() if isinstance(value, float | int))
     progress.changed = experiment.end_epoch(valid, optimizer)
     progress.done = progress.done and not progress.changed
     progress.epoch += 1

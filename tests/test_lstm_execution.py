@@ -218,3 +218,12 @@ def test_time_is_linear_in_the_number_of_steps():
     short, long = seconds(200), seconds(800)
     assert long[0] < 6 * short[0]
     assert long[1] < 6 * short[1]
+
+
+@pytest.mark.parametrize(("T", "B"), [(0, 3), (3, 0)])
+def test_no_steps_or_no_examples_give_empty_states_and_no_gradient(T, B):
+    leaves = tensors(problem(T, B, D=2))
+    h, c = lstm(**leaves)
+    (h.sum() + c.sum()).backward()
+    assert h.shape == c.shape == (T, H, B)
+    assert not any(leaves[name].grad.any() for name in ("W_x", "W_h", "b"))

@@ -26,7 +26,7 @@ LAYERS: dict[str, Callable[..., RecurrentLayer]] = {
     "gru": GRU,
     "rnn": RNN,
     "relu": partial(RNN, activation="relu"),
-    "bn-lstm": partial(BNLSTM, steps=1, gamma=0.5),  # in evaluation no step is special
+    "bn-lstm": partial(BNLSTM, steps=1, gamma=0.5),  # one row of statistics: later steps are alike
 }
 GATES = {"lstm": 4, "gru": 3, "rnn": 1, "relu": 1, "bn-lstm": 4}
 CANDIDATE = {"lstm": 2, "gru": 2, "rnn": 0, "relu": 0, "bn-lstm": 2}
@@ -227,18 +227,13 @@ def test_variational_dropout_is_the_same_in_every_time_step():
         assert np.array_equal(values, np.broadcast_to(values[:1], values.shape))
         assert set(np.unique(values)) == {0, 2.0 ** (k + 1)}
         assert abs((values[0] == 0).mean() - (1 - 0.5 ** (k + 1))) < 5 * (0.25 / 1200) ** 0.5
-        assert values[0].any(axis=0).mean() > 0.9 and values[0].any(axis=1).mean() > 0.9, (
-            "one for each unit and example"
-        )
+        alive = [values[0].any(axis=axis).mean() for axis in (0, 1)]
+        assert min(alive) > 0.9, "one for each unit and example"
 
 
 @pytest.mark.parametrize("options", [{"dropout": 0.5}, {"variational": 0.5}])
-def test_nothing_is_dropped_in_evaluation(options):
+def test_raw_inputs_are_not_dropped_but_what_the_layers_make_of_them_is_and_nothing_in_evaluation(options):
     assert all(np.array_equal(values, normal(T, D, B)) for values in seen(Tensor(normal(T, D, B)), None, **options))
-
-
-@pytest.mark.parametrize("options", [{"dropout": 0.5}, {"variational": 0.5}])
-def test_a_raw_input_is_not_dropped_but_what_the_layers_make_of_it_is(options):
     entered, between, _ = seen(normal(T, D, B), rng(), **options)
     assert np.array_equal(entered, normal(T, D, B)) and not np.array_equal(between, entered)
 

@@ -13,9 +13,8 @@ import minizone.training as training
 from minizone import Tensor, gradcheck
 from minizone.backend import stream
 from minizone.experiments.char_ptb import PRESETS, CharPTB
-from minizone.layers import LSTM, Linear, Module
+from minizone.layers import LSTM, Dropout, Linear, Module
 from minizone.regularizers import (
-    apply_dropout,
     dropout_mask,
     input_mask,
     l2_penalty,
@@ -90,10 +89,12 @@ def test_dropout_mask_follows_from_the_generator_and_has_the_shape_that_was_aske
     assert dropout_mask(0.5, (1, 7, 5), rng()).shape == (1, 7, 5)
 
 
-def test_apply_dropout_is_a_product_also_of_the_gradient():
-    x, mask = Tensor(normal(2, 3, 4)), dropout_mask(0.5, (2, 3, 4), rng(), np.float64)
-    assert apply_dropout(x, None) is x
-    y = apply_dropout(x, mask)
+@pytest.mark.parametrize(("variational", "steps"), [(False, 2), (True, 1)])
+def test_dropout_is_a_product_also_of_the_gradient(variational, steps):
+    x, mask = Tensor(normal(2, 3, 4)), dropout_mask(0.5, (steps, 3, 4), rng(), np.float64)
+    layer = Dropout(0.5, variational=variational)
+    assert layer(x) is x and Dropout(0.0)(x, rng()) is x
+    y = layer(x, rng())
     y.backward(normal(2, 3, 4))
     assert np.array_equal(y.data, x.data * mask)
     assert np.array_equal(x.grad, normal(2, 3, 4) * mask)

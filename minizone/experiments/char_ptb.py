@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -148,6 +148,3 @@ class Chunks(Sequence[Batch]):
         starts = self.starts[index * self.batch_size : (index + 1) * self.batch_size]
         chunk = self.text[starts + np.arange(self.length)[:, None]]  # (length, B)
         return chunk[:-1], chunk[1:]
-
-    def __iter__(self) -> Iterator[Batch]:
-        return (self[k] for k in range(len(self)))

@@ -160,7 +160,7 @@ def run(settings: GradientsSettings, folder: Path, say: Callable[[str], None] = 
             say(f"-- {method}")
             fit(Gradients(replace(settings, **changes, max_minutes=left, resume=resume), say), own, say)
         norms.append(load_arrays(own / "last.safetensors")[0]["carried.norms"])
-    experiment = Gradients(settings, lambda line: None)
+    experiment = PMNIST(settings, lambda line: None)
     pixels, labels = experiment.batches(1)[0]
     gamma_norms = normalized_rnn_gradients(
         pixels, labels, GAMMAS, settings.hidden_size, settings.initial_noise, settings.seed

@@ -20,7 +20,7 @@ from minizone.layers import BNLSTM, LSTM, Linear, Module, State
 from minizone.ops import softmax_cross_entropy
 from minizone.tensor import Tensor, no_grad
 
-Batch = tuple[np.ndarray, np.ndarray]  # pixels (T, 1, B) in [0, 1], labels (B,)
+Batch = tuple[np.ndarray, np.ndarray]  # pixels (T, 1, B) in [0, 1], or scores (10, B), and labels (B,)
 
 
 @dataclass(frozen=True)
@@ -204,28 +204,26 @@ class PMNIST(Experiment):
         with ExitStack() as collecting:
             for layer in self.model.normalized:
                 collecting.enter_context(layer.statistics.reestimate())
-            for _ in self.probabilities(self.data.train):
+            for _ in self.evaluated(self.data.train):
                 pass
 
     def error(self, images: Images) -> float:
         """The share of images whose likeliest class is wrong."""
-        parts = zip(self.probabilities(images), Minibatches(self, images), strict=True)
-        return sum(int((p.argmax(axis=0) != labels).sum()) for p, (_, labels) in parts) / len(images)
+        return sum(int((s.argmax(axis=0) != labels).sum()) for s, labels in self.evaluated(images)) / len(images)
 
-    def probabilities(self, images: Images) -> Iterator[np.ndarray]:
-        """In evaluation: the probabilities of the classes, (10, B) minibatch by minibatch."""
-        for pixels, _ in Minibatches(self, images):
+    def evaluated(self, images: Images) -> Iterator[Batch]:
+        """In evaluation: the scores of the classes (10, B) and the labels (B,), minibatch by minibatch."""
+        for pixels, labels in Minibatches(self, images):
             with no_grad():
-                scores = to_host(self.model(self.device.to_device(pixels))[0].data)
-            p = np.exp(scores - scores.max(axis=0))
-            yield p / p.sum(axis=0)
+                yield to_host(self.model(self.device.to_device(pixels))[0].data), labels
 
     def predictions(self) -> dict[str, Array]:
         """Of the test images: the labels (N,) and the probabilities of the classes (N, 10)."""
         if self.model.normalized:
             self.reestimate()
-        p = np.concatenate(list(self.probabilities(self.data.test)), axis=1).T
-        return {"label": self.data.test.labels, "probability": np.ascontiguousarray(p)}
+        scores = np.concatenate([scores for scores, _ in self.evaluated(self.data.test)], axis=1).T
+        p = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return {"label": self.data.test.labels, "probability": p / p.sum(axis=1, keepdims=True)}
 
 
 class Minibatches(Sequence[Batch]):
@@ -245,6 +243,3 @@ class Minibatches(Sequence[Batch]):
         images = self.images[self.rows[index * self.size : (index + 1) * self.size]]
         pixels = self.experiment.data.scaled(images)[:, self.experiment.order]  # (B, T)
         return np.ascontiguousarray(pixels.T)[:, None, :], images.labels
-
-    def __iter__(self) -> Iterator[Batch]:
-        return (self[k] for k in range(len(self)))

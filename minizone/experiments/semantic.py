@@ -74,7 +74,7 @@ PAPER = SemanticSettings(
 )
 PRESETS = {
     "paper": PAPER,
-    "quick": replace(PAPER, preset="quick", epochs=50),  # seeds 0 to 9 reach I after 28 to 46 epochs; seed 4 after 61
+    "quick": replace(PAPER, preset="quick", epochs=50),
 }
 
 

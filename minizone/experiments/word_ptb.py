@@ -180,6 +180,3 @@ class Rows(Sequence[Batch]):
             raise IndexError(f"minibatch {index} of {len(self)}")
         part = slice(index * self.steps, (index + 1) * self.steps)
         return index, np.ascontiguousarray(self.words[part]), np.ascontiguousarray(self.targets[part])
-
-    def __iter__(self) -> Iterator[Batch]:
-        return (self[k] for k in range(len(self)))

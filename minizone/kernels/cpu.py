@@ -89,9 +89,9 @@ def lstm_backward(
 ) -> None:
     """One step of the LSTM backwards, up to its products.
 
-    In: ``a`` (4H, B) the gates; ``c`` (H, B) the previous cell; ``dh``, ``dc`` (H, B) dLoss/d(the states after
-    zoneout), which are used up. Out: ``a`` dLoss/d(pre-activations); ``dc_old`` dLoss/d(previous cell); ``dh_old`` the
-    part of dLoss/d(previous h) that does not go through W_h. Scratch: (4H, B).
+    In: ``a`` (4H, B) the gates, in the order i, f, o, g; ``c`` (H, B) the previous cell; ``dh``, ``dc`` (H, B)
+    dLoss/d(the states after zoneout), which are used up. Out: ``a`` dLoss/d(pre-activations); ``dc_old``
+    dLoss/d(previous cell); ``dh_old`` the part of dLoss/d(previous h) that does not go through W_h. Scratch: (4H, B).
     """
     xp, H = array_module(a), len(c)
     i, f, o, g = a[:H], a[H : 2 * H], a[2 * H : 3 * H], a[3 * H :]
