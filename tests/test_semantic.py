@@ -269,7 +269,7 @@ def test_from_the_command_line(tmp_path):
 
 def test_flags_that_would_do_nothing_are_not_offered(tmp_path):
     shown = command("semantic", "--help").stdout
-    for flag in ("--hidden-size", "--clipping", "--weight-noise", "--data-dir", "--write-predictions"):
+    for flag in ("--hidden-size", "--clipping", "--weight-noise", "--write-predictions"):
         assert flag not in shown
     assert "--hidden-size" in refused("semantic", "--hidden-size", "1", cwd=tmp_path)
 

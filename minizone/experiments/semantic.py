@@ -46,8 +46,10 @@ class SemanticSettings(RunSettings):
     updates_per_epoch: int = 1000
     """Updates from one row of the log to the next; the authors' --nsteps is this times --epochs."""
 
-    data_dir: Suppress[str | None] = None  # what would do nothing here, or tie the two networks together
-    write_predictions: Suppress[bool] = False
+    data_dir: str | None = None
+    """Accepted as everywhere; this task makes its own data."""
+
+    write_predictions: Suppress[bool] = False  # what would do nothing here, or tie the two networks together
     hidden_size: Suppress[int] = 1
     clipping: Suppress[float] = 0.0
     clip_what: Suppress[str] = "gradient"  # type: ignore[assignment]

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from tyro.conf import Suppress
 
 from minizone.backend import Array, Generator, array_module, stream, to_host
 from minizone.data.addition import GO, INPUT_LENGTH, MOST_DIGITS, SYMBOLS, TARGET_LENGTH, decode, draw_problems, encode
@@ -51,7 +50,8 @@ class Seq2SeqSettings(RecurrentSettings):
     overlap: bool = False
     """Validate on any problems, trained on or not, as the original does; without it, only on problems held out."""
 
-    data_dir: Suppress[str | None] = None  # there are no files
+    data_dir: str | None = None
+    """Accepted as everywhere; this task makes its own data."""
 
     def check(self) -> None:
         super().check()
