@@ -27,14 +27,13 @@ def arrays(cell: str, T: int, B: int, D: int, H: int) -> dict[str, Any]:
 
 
 def minizone_layer(cell: str, T: int, B: int, D: int, H: int) -> Repetition:
-    import numpy as np
-
-    import minizone
+    import minizone  # before NumPy, to which it says how long its threads shall wait
     from minizone.backend import keep_freed_memory, stream
 
     keep_freed_memory()
     a = arrays(cell, T, B, D, H)
-    zeros, dh = np.zeros((H, B), np.float32), a["dh"]
+    np, dh = minizone.array_module(a["x"]), a["dh"]
+    zeros = np.zeros((H, B), np.float32)
     weights = [minizone.Tensor(a[name]) for name in ("W_x", "W_h", "b")]
     if cell == "bn_lstm":
         weights += [minizone.Tensor(np.full(n * H, 0.1, np.float32)) for n in (4, 4, 1, 1)]

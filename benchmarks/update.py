@@ -57,9 +57,7 @@ def minizone_update(task: str, recurrent_only: bool = False) -> Callable[[], Any
     """An update as `minizone.training` makes it; ``recurrent_only``: of the recurrent layers alone, masks included."""
     from dataclasses import replace
 
-    import numpy as np
-
-    from minizone import Tensor
+    from minizone import Tensor, array_module  # before NumPy, to which it says how long its threads shall wait
     from minizone.backend import keep_freed_memory, stream
     from minizone.experiments import char_ptb, pmnist, word_ptb
     from minizone.ops import softmax_cross_entropy
@@ -79,7 +77,7 @@ def minizone_update(task: str, recurrent_only: bool = False) -> Callable[[], Any
         clip_what=settings.clip_what, decay=settings.rms_decay,
     )  # fmt: skip
     (x, targets), count = batch(task), iter(range(10**9))
-    weight = np.random.default_rng(1).standard_normal((T, H, B)).astype(np.float32)
+    weight = array_module(x).random.default_rng(1).standard_normal((T, H, B)).astype("float32")
 
     def repetition() -> None:
         masks = stream(0, "benchmark", next(count))

@@ -8,10 +8,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
-import os
 import platform
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from minizone.errors import UserError
+from minizone.threads import cores
 
 try:
     import cupy
@@ -32,12 +31,6 @@ Generator = Any  # a numpy.random.Generator or a cupy.random.Generator
 def array_module(*arrays: Array) -> ModuleType:
     """The library that the arrays belong to: ``numpy``, or ``cupy`` as soon as one of them is a CuPy array."""
     return np if cupy is None else cupy.get_array_module(*arrays)
-
-
-@cache
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

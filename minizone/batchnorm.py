@@ -291,6 +291,7 @@ class BNLSTMSequence(Function):
     def _products(self, ds: Array, h: Array, room: Array) -> tuple[Array | None, Array, Array]:
         """The products over all time steps: dLoss/d(x, W_x, W_h), from ``ds`` (T, 8H, B) of W_x x_t and W_h h_{t-1}."""
         x, _, _, W_x, *_ = self.arrays
+        xp = array_module(room)
         (rows, T, B), (H, D) = room.shape, (h.shape[1], W_x.shape[1])
         columns = room.reshape(rows, T * B)  # one half of ds after the other
         below = columns_below(x, D, H, room.dtype)  # (H + 1 + D, T, B)
@@ -300,8 +301,11 @@ class BNLSTMSequence(Function):
         room[...] = ds[:, rows:].transpose(1, 0, 2)
         dW_h = columns @ below[:H].reshape(H, T * B).T
         room[...] = ds[:, :rows].transpose(1, 0, 2)
-        dense = len(below) > H + 1
-        dW_x = columns @ below[H + 1 :].reshape(D, T * B).T if dense else add_up_tokens(columns, x, D)
+        if len(below) > H + 1:
+            dW_x = columns @ below[H + 1 :].reshape(D, T * B).T
+        else:
+            dW_x = xp.zeros(W_x.shape, room.dtype)
+            add_up_tokens(columns, x, dW_x)
         dx = (W_x.T @ columns).reshape(D, T, B).transpose(1, 0, 2) if self.needs[0] else None
         return dx, dW_x, dW_h
 

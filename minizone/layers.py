@@ -52,7 +52,9 @@ class Embed(Function):
 
     def backward(self, gx: Array) -> tuple[Array, None]:
         columns = gx.transpose(1, 0, 2).reshape(gx.shape[1], -1)  # (D, T * B)
-        return add_up_tokens(columns, self.tokens, self.V), None
+        dW = array_module(gx).zeros((gx.shape[1], self.V), gx.dtype)
+        add_up_tokens(columns, self.tokens, dW)
+        return dW, None
 
 
 class Embedding(Module):

@@ -248,8 +248,8 @@ class GRUSequence(Recurrence):
         dh_old += masked(d_reset, hidden_mask)
         dh_old += masked(kernels.product(W[0], a[: 2 * H], dh, scratch), hidden_mask)
 
-    def operand(self, group: int, block: Block) -> Array:
-        return super().operand(group, block) if group == 0 else block.kept
+    def operand(self, group: int, block: Block, steps: slice) -> Array:
+        return super().operand(group, block, steps) if group == 0 else block.kept[steps]
 
 
 class TanhSequence(Recurrence):

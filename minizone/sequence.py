@@ -1,31 +1,29 @@
 """The loop over time, and back through it: what all recurrent layers share. Each is one node of the graph.
 
-Examples do not meet inside a recurrent layer, so the columns are split into as many blocks as there are cores and each
-block goes through all its time steps in a thread of its own, forward and backward, without waiting for the others;
-NumPy lets go of the interpreter while it computes. Only the products over all time steps, which give the gradients of
-the weights, take the columns together again.
+Examples do not meet inside a recurrent layer, so where a step is large the columns are split into as many blocks as
+there are cores, and each block goes through all its time steps in a thread of its own without waiting for the others.
+Where a step is small there is one block, and other cores get the work that covers many time steps at once.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import numpy as np
 
-from minizone.backend import Array, array_module, cores
-from minizone.inputs import MOST_ONE_HOT, add_up_tokens, columns_below, projection
+from minizone.backend import Array, array_module
+from minizone.inputs import check_shapes, is_wide, parts_of, per_step, projection
 from minizone.kernels import cpu as kernels
 from minizone.tensor import Function, Tensor
+from minizone.threads import cores, follow, in_threads, one_blas_thread
+from minizone.weight_gradients import WeightGradients
 
 FEWEST_COLUMNS = 8  # a block narrower than a vector register would leave it half empty
-WORTH_THREADS = 3e7  # multiplications a step from which on column blocks in threads win: H = 256 gains from B = 128 on
-LONG_PRODUCT = 4096  # columns that one product for the weights' gradients takes: what it reads stays in the cache
+WORTH_BLOCKS = 6e7  # multiplications a step from which on blocks of columns in threads win
+WORTH_FOLLOWER = 8  # parts of the sequence from which on the second core follows the loop instead of sharing its products
 
 
 @dataclass
@@ -96,9 +94,9 @@ class Recurrence(Function):
         """
         raise NotImplementedError
 
-    def operand(self, group: int, block: Block) -> Array:
-        """What a group of rows of W_h multiplied, (T, H, b): the hidden states, behind their mask."""
-        return self.seen(block, slice(None, -1))
+    def operand(self, group: int, block: Block, steps: slice) -> Array:
+        """What a group of rows of W_h multiplied in some steps, (n, H, b): the hidden states, behind their mask."""
+        return self.seen(block, steps)
 
     def seen(self, block: Block, t: Any) -> Array:
         """h_{t-1} as the weights see it: behind the hidden mask."""
@@ -107,7 +105,7 @@ class Recurrence(Function):
         if isinstance(t, int):
             return block.masks[t][-1] * block.states[0][t]
         xp = array_module(block.a)
-        return xp.stack([self.seen(block, k) for k in range(len(block.a))])
+        return xp.stack([self.seen(block, k) for k in range(t.start, t.stop)])
 
     def is_joined(self, x: Array, H: int) -> bool:
         """Whether one product a step, [W_h b W_x] times rows of h, ones and x, replaces one for h and one for x.
@@ -180,7 +178,8 @@ class Recurrence(Function):
                     output[t, :, columns] = state[t + 1]
             return block
 
-        blocks = in_threads(run, slices)
+        with one_blas_thread() if len(slices) > 1 else nullcontext():
+            blocks = in_threads(run, slices)
         self.arrays, self.blocks = (x, *arguments), blocks if any(self.needs) else []
         return tuple(outputs or (state[1:] for state in blocks[0].states))
 
@@ -200,61 +199,42 @@ class Recurrence(Function):
         if self.record:
             self.record.states, self.record.candidates = ([xp.empty((T, H, B), dtype) for _ in initial] for _ in "sc")
 
+        parts, gradients = parts_of(T, B), WeightGradients(self, x, W_x, H, dtype)
+        follows = n == 1 < cores() and len(parts) >= WORTH_FOLLOWER and xp is np
+        jobs = []
+
         def run(block: Block) -> None:
             columns, width = block.columns, block.a.shape[-1]
             d, d_old = ([xp.zeros((H, width), dtype) for _ in initial] for _ in "no")
             scratch = xp.empty((max(gates, 2) * H, width), dtype)
-            for t in reversed(range(T)):
-                for d_state, out in zip(d, d_out, strict=True):
-                    if out is not None:
-                        d_state += out[t, :, columns]
-                if self.record:
-                    self._note_before(t, block, d)
-                self.step_back(t, block, W, d, d_old, scratch)
-                if self.record and len(d) > 1:
-                    self.record.candidates[1][t, :, columns] = d[1]
-                d, d_old = d_old, d
+            for part in reversed(parts):
+                for t in reversed(range(part.start, part.stop)):
+                    for d_state, out in zip(d, d_out, strict=True):
+                        if out is not None:
+                            d_state += out[t, :, columns]
+                    if self.record:
+                        self._note_before(t, block, d)
+                    self.step_back(t, block, W, d, d_old, scratch)
+                    if self.record and len(d) > 1:
+                        self.record.candidates[1][t, :, columns] = d[1]
+                    d, d_old = d_old, d
+                if follows:
+                    jobs.append(follow(gradients.add, part, self.blocks))
+                elif n == 1:
+                    gradients.add(part, self.blocks)
             for whole, d_state in zip(d_initial, d, strict=True):
                 whole[:, columns] = d_state
 
-        in_threads(run, self.blocks)
-        dx, dW_h, db, dW_x = self._weight_gradients(x, W_x, H)
+        with one_blas_thread() if n > 1 or follows else nullcontext():
+            in_threads(run, self.blocks)
+            for job in jobs:
+                job.result()
+        if n > 1:
+            for part in parts:
+                gradients.add(part, self.blocks)
         self.blocks = []
-        return dx, *d_initial, dW_x, dW_h, db
-
-    def _weight_gradients(self, x: Array, W_x: Array, H: int) -> tuple[Array | None, Array, Array, Array]:
-        """dLoss/d(x, W_h, b, W_x) from dLoss/d(pre-activations), some time steps at a time."""
-        xp, (T, B, D), G = array_module(W_x), (x.shape[0], x.shape[-1], W_x.shape[1]), sum(self.groups)
-        dtype, sorted_tokens = self.blocks[0].a.dtype, x.ndim == 2 and D > MOST_ONE_HOT
-        operands = [[self.operand(group, block) for block in self.blocks] for group in range(len(self.groups))]
-        dx = xp.empty((T, D, B), dtype) if self.needs[0] else None
-        dW = xp.empty((G * H, H + 1 if sorted_tokens else H + 1 + D), dtype)
-        dW_x = dW[:, H + 1 :]
-        steps = max(1, T if sorted_tokens else LONG_PRODUCT // max(1, B))
-        for start in range(0, max(1, T), steps):
-            part = slice(start, min(start + steps, T))
-            n = part.stop - start
-            da = xp.empty((G * H, n, B), dtype)
-            below = columns_below(x[part], D, H, dtype)  # (H + 1 + D, n, B), what [W_h b W_x] multiplied
-            for block in self.blocks:
-                for k, gate in enumerate(self.order):
-                    da[gate * H : (gate + 1) * H, :, block.columns] = block.a[part, k * H : (k + 1) * H].transpose(
-                        1, 0, 2
-                    )
-            da = da.reshape(G * H, n * B)
-            for rows, of_blocks in zip(self.rows(H), operands, strict=True):
-                for block, operand in zip(self.blocks, of_blocks, strict=True):
-                    below[:H, :, block.columns] = operand[part].transpose(1, 0, 2)
-                columns = below.reshape(len(below), n * B).T
-                if start == 0:
-                    xp.matmul(da[rows], columns, out=dW[rows])  # (g H, H + 1 + D)
-                else:
-                    dW[rows] += da[rows] @ columns
-            if dx is not None:
-                dx[part] = (W_x.T @ da).reshape(D, n, B).transpose(1, 0, 2)
-            if sorted_tokens:
-                dW_x = add_up_tokens(da, x, D)
-        return dx, dW[:, :H], dW[:, H], dW_x
+        dW = gradients.dW
+        return gradients.dx, *d_initial, dW[:, H + 1 :], dW[:, :H], dW[:, H]
 
     def _note_before(self, t: int, block: Block, d: list[Array]) -> None:
         """Note dLoss/d(states) of step t, and from it that of the candidate of h."""
@@ -265,61 +245,8 @@ class Recurrence(Function):
         self.record.candidates[0][t, :, block.columns] = d[0] if keep is None else d[0] - keep * d[0]
 
 
-def check_shapes(gates: int, x: Array, states: tuple[Array, ...], W_x: Array, W_h: Array, b: Array) -> None:
-    """Raise unless the shapes are those of `lstm` (4 gates) or of a cell with another number of gates."""
-    H = W_h.shape[-1]
-    if W_h.shape != (gates * H, H):
-        raise ValueError(f"W_h must be ({gates}H, H), got {W_h.shape}")
-    if W_x.ndim != 2 or len(W_x) != gates * H or b.shape != (gates * H,):
-        raise ValueError(
-            f"W_x must be ({gates * H}, D) and b ({gates * H},) for W_h {W_h.shape}, got {W_x.shape}, {b.shape}"
-        )
-    tokens = x.dtype.kind in "iu"
-    if x.ndim != (2 if tokens else 3) or (not tokens and x.shape[1] != W_x.shape[1]):
-        raise ValueError(f"x must be (T, {W_x.shape[1]}, B) for W_x {W_x.shape}, or integers (T, B); got {x.shape}")
-    for state in states:
-        if state.shape != (H, x.shape[-1]):
-            raise ValueError(f"initial states must be (H, B) = {(H, x.shape[-1])}, got {state.shape}")
-    if tokens and x.size and not (int(x.min()) >= 0 and int(x.max()) < W_x.shape[1]):
-        raise IndexError(f"tokens must be in [0, {W_x.shape[1]}), got {int(x.min())} to {int(x.max())}")
-
-
-def per_step(mask: Any, shape: tuple[int, int, int]) -> list[Any]:
-    """A mask that broadcasts to ``shape`` (T, H, B) as a list of T masks that broadcast to (H, B)."""
-    T = shape[0]
-    if mask is None or not hasattr(mask, "ndim"):
-        return [mask] * T
-    try:
-        fits = np.broadcast_shapes(mask.shape, shape) == shape
-    except ValueError:
-        fits = False
-    if not fits:
-        raise ValueError(f"a mask of shape {mask.shape} does not broadcast to (T, H, B) = {shape}")
-    if mask.ndim < 3 or len(mask) != T:
-        return [mask[0] if mask.ndim == 3 else mask] * T
-    return list(mask)
-
-
-def is_wide(mask: Any, B: int) -> bool:
-    """Whether a mask of one step has its own value for every example."""
-    return getattr(mask, "ndim", 0) > 0 and mask.shape[-1] == B
-
-
 def column_blocks(W_h: Array, B: int) -> list[slice]:
     """Slices of the B columns, one a core; a single one where a step is too small to be worth the threads' meetings."""
-    n = max(1, min(cores(), B // FEWEST_COLUMNS)) if W_h.size * B > WORTH_THREADS and array_module(W_h) is np else 1
+    n = max(1, min(cores(), B // FEWEST_COLUMNS)) if W_h.size * B > WORTH_BLOCKS and array_module(W_h) is np else 1
     edges = [B * k // n for k in range(n + 1)]
     return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
-
-
-def in_threads(function: Callable[[Any], Any], arguments: list[Any]) -> list[Any]:
-    """``[function(x) for x in arguments]``, in parallel."""
-    if len(arguments) == 1:
-        return [function(arguments[0])]
-    running = [_pool().submit(copy_context().run, function, x) for x in arguments]  # with the caller's np.errstate
-    return [each.result() for each in running]
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(cores(), thread_name_prefix="columns")

@@ -150,7 +150,7 @@ def run_h(function: Callable[..., Tensor], arguments: Arrays, options: Mapping[s
 
 def split_columns(monkeypatch: pytest.MonkeyPatch, cores: int, B: int) -> None:
     """Split the columns of small problems as those of large ones, over this number of cores."""
-    monkeypatch.setattr(sequence, "WORTH_THREADS", 0)
+    monkeypatch.setattr(sequence, "WORTH_BLOCKS", 0)
     monkeypatch.setattr(sequence, "cores", lambda: cores)
     assert len(sequence.column_blocks(np.empty((H, H)), B)) == min(cores, B // sequence.FEWEST_COLUMNS) > 1
 

@@ -23,7 +23,7 @@ from helpers import (
     tensors,
 )  # fmt: skip
 
-from minizone import lstm, sequence
+from minizone import inputs, lstm, sequence
 from minizone.cells import lstm_unrolled
 
 # ---- columns in threads, rows in blocks
@@ -34,7 +34,7 @@ def in_blocks(monkeypatch):
     """Split the columns of small problems as those of large ones, over this number of cores."""
 
     def split(cores: int, B: int) -> None:
-        monkeypatch.setattr(sequence, "WORTH_THREADS", 0)
+        monkeypatch.setattr(sequence, "WORTH_BLOCKS", 0)
         monkeypatch.setattr(sequence, "cores", lambda: cores)
         blocks = sequence.column_blocks(np.empty((4 * H, H)), B)
         assert len(blocks) == min(cores, B // sequence.FEWEST_COLUMNS) > 1
@@ -147,7 +147,7 @@ def test_gradients_of_weights_do_not_depend_on_how_many_steps_are_taken_at_once(
     monkeypatch, features, tokens, columns, options
 ):
     arguments = problem(7, 3, D=features, tokens=tokens)
-    monkeypatch.setattr(sequence, "LONG_PRODUCT", columns)
+    monkeypatch.setattr(inputs, "PART", columns)
     assert_same(run(lstm, arguments, options), run(lstm_unrolled, arguments, options), ROUNDING)
 
 

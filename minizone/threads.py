@@ -1,0 +1,52 @@
+"""Threads of our own beside those of the matrix products; NumPy lets go of the interpreter while it computes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from contextvars import copy_context
+from functools import cache
+from typing import Any
+
+from threadpoolctl import ThreadpoolController
+
+
+@cache
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_threads(function: Callable[[Any], Any], arguments: Sequence[Any]) -> list[Any]:
+    """``[function(x) for x in arguments]``, in parallel."""
+    if len(arguments) == 1:
+        return [function(arguments[0])]
+    running = [_pool().submit(copy_context().run, function, x) for x in arguments]  # with the caller's np.errstate
+    return [each.result() for each in running]
+
+
+def follow(function: Callable[..., None], *arguments: Any) -> Future[None]:
+    """Call the function in one thread behind the caller's, after all that was asked of this thread before."""
+    return _follower().submit(copy_context().run, function, *arguments)
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """A context in which a matrix product runs in the thread that asks for it, and the other cores are left to us."""
+    return _blas().limit(limits=1, user_api="blas")
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(cores(), thread_name_prefix="part")
+
+
+@cache
+def _follower() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="follower")
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
