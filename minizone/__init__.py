@@ -2,9 +2,9 @@
 
 import os
 
-# OpenBLAS's threads, when out of work, sleep after 2^19 cycles, 0.2 ms, and not after 2^26: until then they keep a core
+# OpenBLAS's threads, when out of work, sleep after 2^21 cycles, 1 ms, and not after 2^26: until then they keep a core
 # from the threads of `minizone.threads`. NumPy reads it when it is first imported: import minizone before.
-os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "19")
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "21")
 
 from minizone.backend import Device, array_module
 from minizone.batchnorm import bn_lstm

@@ -76,21 +76,28 @@ class Optimizer:
         norm = _norm(g)
         if not math.isfinite(norm):
             return norm
-        if self.clip_what == "gradient" and self.clip and norm > self.clip:
-            g *= self.clip / norm
+        shorten = self.clip / norm if self.clip_what == "gradient" and 0 < self.clip < norm else None
+        step_is_clipped = self.clip_what == "step" and self.clip > 0
         self.steps += 1
-        scratch = xp.empty(min(PIECE, g.size), g.dtype)
-        for start in range(0, g.size, PIECE):
-            piece = slice(start, min(start + PIECE, g.size))
-            self._direct(piece, scratch[: piece.stop - start])
-        rate = self._rate()
-        if self.clip_what == "step" and self.clip:
+        rate, scratch = self._rate(), xp.empty(min(PIECE, g.size), g.dtype)
+        pieces = [slice(start, min(start + PIECE, g.size)) for start in range(0, g.size, PIECE)]
+        for piece in pieces:
+            if shorten is not None:
+                g[piece] *= shorten
+            self._direct(piece, scratch[: piece.stop - piece.start])
+            if not step_is_clipped:
+                self._subtract(piece, rate)
+        if step_is_clipped:  # its norm is known now
             step_norm = rate * _norm(g)
-            if step_norm > self.clip:
-                rate *= self.clip / step_norm
-        g *= rate
-        self.flat -= g
+            for piece in pieces:
+                self._subtract(piece, rate * self.clip / step_norm if step_norm > self.clip else rate)
         return norm
+
+    def _subtract(self, piece: slice, rate: float) -> None:
+        """The end of the update for a piece of the parameters."""
+        g = self._g[piece]
+        g *= rate
+        self.flat[piece] -= g
 
     def _direct(self, piece: slice, s: Array) -> None:
         """Turn this piece of ``_g`` into the step but for `_rate`; for SGD it is that already. ``s``: scratch."""

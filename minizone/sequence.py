@@ -23,7 +23,7 @@ from minizone.weight_gradients import WeightGradients
 
 FEWEST_COLUMNS = 8  # a block narrower than a vector register would leave it half empty
 WORTH_BLOCKS = 6e7  # multiplications a step from which on blocks of columns in threads win
-WORTH_FOLLOWER = 8  # parts of the sequence from which on the second core follows the loop instead of sharing its products
+WORTH_FOLLOWER = 8  # parts of the sequence from which on the second core follows the loop, not sharing its products
 
 
 @dataclass
