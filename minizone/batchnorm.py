@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from minizone.backend import Array, array_module
-from minizone.inputs import add_up_tokens, columns_below
+from minizone.inputs import add_up_tokens, check_shapes, columns_below, parts_of, per_step
 from minizone.kernels import cpu_bn as kernels
 from minizone.recurrent import masked
-from minizone.sequence import StateGradients, check_shapes, per_step
+from minizone.sequence import StateGradients, worth_following
 from minizone.tensor import Function, Tensor
+from minizone.threads import follower
 from minizone.zoneout import check_probability
 
 
@@ -253,7 +254,7 @@ class BNLSTMSequence(Function):
         if self.kept is None:  # a second backward pass: the first one has overwritten what was kept
             self.forward(*self.arrays)
         a, s_hat, c_hat, tanh_c, h, c, inverse = self.kept
-        _, _, _, _, W_h, _, *gammas, _ = self.arrays
+        x, _, _, W_x, W_h, _, *gammas, _ = self.arrays
         xp, (T, H, B), dtype = array_module(a), c_hat.shape, a.dtype
         scale = xp.concatenate(gammas) * inverse  # (T, 9H)
         d_gamma, d_beta = xp.empty((T, 9 * H), dtype), xp.empty((T, 5 * H), dtype)  # d_beta: of b and of beta_c
@@ -267,7 +268,8 @@ class BNLSTMSequence(Function):
             vectors = scale[t, rows], d_gamma[t, rows], d_beta[t, biases]
             kernels.normalize_backward(d, s, *vectors, self.given is not None, ones, scratch)
 
-        for t in reversed(range(T)):
+        def step_back(t: int) -> None:
+            nonlocal dh, dh_old, dc, dc_old
             keep_h, keep_c, input_mask, hidden_mask = self.steps[t]
             for d_state, out in zip((dh, dc), d_out, strict=True):
                 if out is not None:
@@ -282,32 +284,39 @@ class BNLSTMSequence(Function):
             normalize_back(a[t], s_hat[t], t, slice(8 * H), slice(4 * H))
             dh_old += masked(xp.matmul(W, s_hat[t, 4 * H :], out=dh), hidden_mask)
             dh, dh_old, dc, dc_old = dh_old, dh, dc_old, dc
+
+        steps = parts_of(T, B)
+        dx = xp.empty((T, W_x.shape[1], B), dtype) if self.needs[0] else None
+        dW_x, dW_h = xp.zeros(W_x.shape, dtype), xp.zeros(W_h.shape, dtype)
+        with follower(worth_following(W_h, steps)) as later:
+            for part in reversed(steps):
+                for t in reversed(range(part.start, part.stop)):
+                    step_back(t)
+                later(self._add_products, part, x[part], s_hat[part], h[part], dx, dW_x, dW_h)
         self.kept = None
         d_gamma_x, d_gamma_h, d_gamma_c = (d_gamma[:, rows].sum(axis=0) for rows in parts(H))
         db, d_beta_c = d_beta[:, : 4 * H].sum(axis=0), d_beta[:, 4 * H :].sum(axis=0)
-        dx, dW_x, dW_h = self._products(s_hat, h, room=a.reshape(4 * H, T, B))
         return dx, dh, dc, dW_x, dW_h, db, d_gamma_x, d_gamma_h, d_gamma_c, d_beta_c
 
-    def _products(self, ds: Array, h: Array, room: Array) -> tuple[Array | None, Array, Array]:
-        """The products over all time steps: dLoss/d(x, W_x, W_h), from ``ds`` (T, 8H, B) of W_x x_t and W_h h_{t-1}."""
-        x, _, _, W_x, *_ = self.arrays
-        xp = array_module(room)
-        (rows, T, B), (H, D) = room.shape, (h.shape[1], W_x.shape[1])
-        columns = room.reshape(rows, T * B)  # one half of ds after the other
-        below = columns_below(x, D, H, room.dtype)  # (H + 1 + D, T, B)
-        below[:H] = h[:-1].transpose(1, 0, 2)
-        for t, (*_, hidden_mask) in enumerate(self.steps):
-            masked(below[:H, t], hidden_mask)
-        room[...] = ds[:, rows:].transpose(1, 0, 2)
-        dW_h = columns @ below[:H].reshape(H, T * B).T
-        room[...] = ds[:, :rows].transpose(1, 0, 2)
+    def _add_products(
+        self, part: slice, x: Array, ds: Array, h: Array, dx: Array | None, dW_x: Array, dW_h: Array
+    ) -> None:
+        """Add what some time steps give to dLoss/d(x, W_x, W_h), from ``ds`` (n, 8H, B) of W_x x_t and W_h h_{t-1}."""
+        (n, H, B), D, W_x = h.shape, dW_x.shape[1], self.arrays[3]
+        below = columns_below(x, D, H, ds.dtype)  # (H + 1 + D, n, B)
+        below[:H] = h.transpose(1, 0, 2)
+        for k, (*_, hidden_mask) in enumerate(self.steps[part]):
+            masked(below[:H, k], hidden_mask)
+        of_x, of_h = (
+            ds[:, rows].transpose(1, 0, 2).reshape(4 * H, n * B) for rows in (slice(4 * H), slice(4 * H, None))
+        )
+        dW_h += of_h @ below[:H].reshape(H, n * B).T
         if len(below) > H + 1:
-            dW_x = columns @ below[H + 1 :].reshape(D, T * B).T
+            dW_x += of_x @ below[H + 1 :].reshape(D, n * B).T
         else:
-            dW_x = xp.zeros(W_x.shape, room.dtype)
-            add_up_tokens(columns, x, dW_x)
-        dx = (W_x.T @ columns).reshape(D, T, B).transpose(1, 0, 2) if self.needs[0] else None
-        return dx, dW_x, dW_h
+            add_up_tokens(of_x, x, dW_x)
+        if dx is not None:
+            dx[part] = (W_x.T @ of_x).reshape(D, n, B).transpose(1, 0, 2)
 
 
 def projector(x: Array, W_x: Array, dtype: Any) -> Callable[[int, Array], None]:

@@ -10,24 +10,24 @@ import numpy as np
 from minizone.backend import Array, array_module
 
 PART = 2048  # columns in a product over several time steps
+WORTH_COLUMNS = 128  # rows and columns of a matrix from which on it is worth a copy of the stack that it multiplies
 MOST_ONE_HOT = 256  # kinds of tokens up to which a product with one-hot columns beats sorting the tokens
 
 
-def projection(x: Array, W_x: Array, b: Array, a: Array) -> Callable[[int], None] | None:
-    """Write ``W_x @ x[t] + b`` into all ``a[t]``, for x (T, D, b); for tokens (T, b), the function that does it at t.
-
-    One product takes many steps. (At T, B, D, H = 35, 20, 1500, 1500, a product for each step is 10 % slower.)
-    """
-    xp, bias, (T, B) = array_module(a), b[:, None], (x.shape[0], x.shape[-1])
+def projection(x: Array, W_x: Array, b: Array, a: Array) -> Callable[[int], Any]:
+    """The function that makes sure that ``a[t]`` holds ``W_x @ x[t] + b``, for x (T, D, b) or tokens (T, b)."""
+    xp, bias, B = array_module(a), b[:, None], x.shape[-1]
     if x.dtype.kind in "iu":
         table = (W_x + bias).astype(a.dtype, copy=False)  # (4H, V)
         tokens = x.astype(np.intp, copy=False)
         return lambda t: xp.take(table, tokens[t], axis=1, out=a[t], mode="clip")
-    for part in parts_of(T, B):
-        columns = xp.ascontiguousarray(x[part].transpose(1, 0, 2)).reshape(W_x.shape[1], -1)  # (D, n * b)
-        projected = (W_x @ columns).reshape(len(W_x), -1, B)
-        xp.add(projected.transpose(1, 0, 2), bias, out=a[part])
-    return None
+    if min(W_x.shape) < WORTH_COLUMNS:
+        xp.matmul(W_x, x, out=a)
+    else:
+        for part in parts_of(*a.shape[::2]):
+            columns = xp.ascontiguousarray(x[part].transpose(1, 0, 2)).reshape(W_x.shape[1], -1)  # (D, n * b)
+            a[part] = (W_x @ columns).reshape(len(W_x), -1, B).transpose(1, 0, 2)
+    return lambda t: xp.add(a[t], bias, out=a[t])
 
 
 def parts_of(T: int, B: int) -> list[slice]:

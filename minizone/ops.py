@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from minizone.backend import Array, array_module
+from minizone.inputs import WORTH_COLUMNS
 from minizone.tensor import Function, Tensor
-
-WORTH_COLUMNS = 128  # rows and columns of a matrix from which on it is worth a copy of the stack that it multiplies
 
 
 class Add(Function):

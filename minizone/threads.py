@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import copy_context
 from functools import cache
 from typing import Any
@@ -27,9 +27,21 @@ def in_threads(function: Callable[[Any], Any], arguments: Sequence[Any]) -> list
     return [each.result() for each in running]
 
 
-def follow(function: Callable[..., None], *arguments: Any) -> Future[None]:
-    """Call the function in one thread behind the caller's, after all that was asked of this thread before."""
-    return _follower().submit(copy_context().run, function, *arguments)
+@contextmanager
+def follower(worth: bool) -> Iterator[Callable[..., Any]]:
+    """A context that gives a function: ``later(f, *arguments)`` calls f in one thread behind the caller's, in turn.
+
+    The end of the context waits for all calls. Inside it, each matrix product stays in the thread that asks for it.
+    Where it is not ``worth`` it, ``later`` calls at once.
+    """
+    if not worth:
+        yield lambda f, *arguments: f(*arguments)
+        return
+    jobs: list[Future[None]] = []
+    with one_blas_thread():
+        yield lambda f, *arguments: jobs.append(_follower().submit(copy_context().run, f, *arguments))
+        for job in jobs:
+            job.result()
 
 
 def one_blas_thread() -> AbstractContextManager[Any]:
