@@ -2,6 +2,7 @@
 
     python benchmarks/update.py [--tasks char-ptb pmnist word-ptb] [--rounds 9] [--json FILE]
     python benchmarks/update.py --scaling FIGURE.png      how the time of the recurrent layer grows with T, B and H
+    python benchmarks/update.py --growth 1000 --tasks char-ptb    memory while that many updates are made
 
 Random data of the shapes of the paper; masks drawn, gradients clipped, parameters updated. PyTorch is optional:
 pip install -r benchmarks/requirements.txt
@@ -39,6 +40,8 @@ class Settings:
     """Repetitions of each candidate."""
     json: str | None = None
     """Write all numbers to this file."""
+    growth: int = 0
+    """Instead of times: the memory in use while this many updates are made."""
     scaling: str | None = None
     """Instead of updates: draw the time of lstm against T, B and H into this figure."""
 
@@ -91,6 +94,8 @@ def minizone_update(task: str, recurrent_only: bool = False) -> Callable[[], Any
         softmax_cross_entropy(scores, targets).backward()
         optimizer.step()
 
+    owned = optimizer.flat.nbytes + sum(buffer.nbytes for buffer in optimizer.buffers.values())
+    repetition.megabytes = owned / 2**20  # type: ignore[attr-defined]  # of parameters and optimizer
     return repetition
 
 
@@ -183,6 +188,28 @@ def measure(task: str, rounds: int) -> dict[str, Any]:
             candidate.stop()
 
 
+def growth(task: str, updates: int) -> dict[str, Any]:
+    """Megabytes in use before the model is made, after 10, 100, ... updates and at the peak; printed."""
+    import resource
+
+    import minizone  # noqa: F401
+
+    def in_use() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+    before, update = in_use(), minizone_update(task)
+    found: dict[str, Any] = {"task": task, "before": before, "parameters_and_optimizer": update.megabytes, "after": {}}  # type: ignore[attr-defined]
+    print(f"  before {before:.0f} MB, parameters and optimizer {found['parameters_and_optimizer']:.0f} MB")
+    for k in range(1, updates + 1):
+        update()
+        if k in (10, 100, 1000, updates):
+            found["after"][k] = in_use()
+            print(f"  after {k:5d} updates {found['after'][k]:6.0f} MB", flush=True)
+    found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"  peak {found['peak']:.0f} MB")
+    return found
+
+
 def scaling(figure: str, rounds: int) -> dict[str, list[tuple[int, float]]]:
     """Median seconds of lstm, forward and backward, along T, B and H from (100, 32, 50, 256); drawn log-log."""
     import matplotlib
@@ -203,7 +230,7 @@ def scaling(figure: str, rounds: int) -> dict[str, list[tuple[int, float]]]:
             candidate.stop()
             print(f"  {axis} = {value:5d}: {1000 * found[axis][-1][1]:9.2f} ms", flush=True)
         axes.loglog(*zip(*found[axis], strict=True), "o-", label=f"{axis}, the others of T 100, B 32, H 256")
-    axes.set(xlabel="T, B or H", ylabel="seconds, forward and backward")
+    axes.set(title="minizone.lstm with zoneout", xlabel="T, B or H", ylabel="seconds, forward and backward")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     plt.savefig(figure, dpi=120)
@@ -216,6 +243,8 @@ def main() -> None:
     print("\n".join(f"{name}: {value}" for name, value in found["machine"].items()))
     if settings.scaling:
         found["scaling"] = scaling(settings.scaling, settings.rounds)
+    elif settings.growth:
+        found["growth"] = [growth(task, settings.growth) for task in settings.tasks]
     else:
         found["results"] = []
         for task in settings.tasks:

@@ -49,6 +49,12 @@ def one_blas_thread() -> AbstractContextManager[Any]:
     return _blas().limit(limits=1, user_api="blas")
 
 
+def _forget_threads() -> None:
+    """A forked process has none of its parent's threads: it makes its own."""
+    _pool.cache_clear()
+    _follower.cache_clear()
+
+
 @cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(cores(), thread_name_prefix="part")
@@ -62,3 +68,7 @@ def _follower() -> ThreadPoolExecutor:
 @cache
 def _blas() -> ThreadpoolController:
     return ThreadpoolController()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)

@@ -25,7 +25,7 @@ from helpers import (
     tensors,
 )
 
-from minizone import Tensor, gradcheck
+from minizone import Tensor, gradcheck, inputs, sequence
 from minizone.batchnorm import Statistics, bn_lstm
 from minizone.cells import batch_normalize, bn_lstm_cell, bn_lstm_unrolled
 from minizone.kernels import cpu_bn as kernels
@@ -273,6 +273,20 @@ def test_without_a_backward_pass_only_the_outputs_grow_with_the_sequence():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2 * (h.data.nbytes + c.data.nbytes)  # with all gates and sums it is 8 times that
+
+
+@dense_and_tokens
+@pytest.mark.parametrize("columns", [1, 6, 1000])
+@pytest.mark.parametrize("worth_following", [1, 1000])
+def test_gradients_of_weights_do_not_depend_on_how_many_steps_are_taken_at_once_or_in_which_thread(
+    monkeypatch, worth_following, columns, tokens
+):
+    arguments = bn_problem(7, 3, tokens=tokens)
+    options = masks("independent", 7, H, 3) | {"hidden_mask": hidden_mask("constant hidden mask", 7, H, 3)}
+    monkeypatch.setattr(inputs, "PART", columns)
+    monkeypatch.setattr(sequence, "WORTH_FOLLOWER", worth_following)
+    monkeypatch.setattr(sequence, "cores", lambda: 2)
+    assert_same(run(bn_lstm, arguments, options), run(bn_lstm_unrolled, arguments, options), ROUNDING)
 
 
 # ---- errors are sentences

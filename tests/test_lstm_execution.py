@@ -143,12 +143,35 @@ def test_narrow_inputs_in_blocks_of_columns_and_a_second_backward(in_blocks, joi
 @pytest.mark.parametrize("options", [{}, {"hidden_mask": np.full((H, 3), 0.5)}], ids=["", "hidden mask"])
 @pytest.mark.parametrize(("features", "tokens"), [(2, False), (5, False), (5, True), (300, True)])
 @pytest.mark.parametrize("columns", [1, 6, 20, 1000])
-def test_gradients_of_weights_do_not_depend_on_how_many_steps_are_taken_at_once(
-    monkeypatch, features, tokens, columns, options
+@pytest.mark.parametrize("worth_following", [1, 1000])
+def test_gradients_of_weights_do_not_depend_on_how_many_steps_are_taken_at_once_or_in_which_thread(
+    monkeypatch, worth_following, features, tokens, columns, options
 ):
     arguments = problem(7, 3, D=features, tokens=tokens)
     monkeypatch.setattr(inputs, "PART", columns)
+    monkeypatch.setattr(sequence, "WORTH_FOLLOWER", worth_following)
+    monkeypatch.setattr(sequence, "cores", lambda: 2)
     assert_same(run(lstm, arguments, options), run(lstm_unrolled, arguments, options), ROUNDING)
+
+
+def test_the_thread_behind_the_loop_gives_the_same_bits_every_time(monkeypatch):
+    arguments, options = problem(40, 3), masks("independent", 40, H, 3)
+    monkeypatch.setattr(inputs, "PART", 6)
+    expected = run(lstm, arguments, options)
+    monkeypatch.setattr(sequence, "WORTH_FOLLOWER", 1)
+    monkeypatch.setattr(sequence, "cores", lambda: 2)
+    for _ in range(5):
+        actual = run(lstm, arguments, options)
+        assert all((actual[name] == expected[name]).all() for name in expected)
+
+
+@pytest.mark.parametrize("shape", [(7, 160, 3), (1, 130, 5), (3, 130, 1)])
+def test_wide_inputs_are_projected_many_steps_at_once(monkeypatch, shape):
+    monkeypatch.setattr(inputs, "PART", 9)
+    T, D, B = shape
+    arguments = problem(T, B, D=D, H=40)  # 160 rows: more than WORTH_COLUMNS
+    assert min(arguments["W_x"].shape) >= inputs.WORTH_COLUMNS
+    assert_same(run(lstm, arguments, {}), run(lstm_unrolled, arguments, {}), ROUNDING)
 
 
 # ---- memory layouts

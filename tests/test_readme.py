@@ -21,10 +21,19 @@ def test_the_example_prints_what_the_readme_says():
 
 def test_every_table_is_the_output_of_the_command_above_it(monkeypatch):
     monkeypatch.chdir(ROOT)
-    tables = re.findall(r"<!-- table: python run.py report (\S+) -->\n(.*?)<!-- end -->", README, re.DOTALL)
-    assert tables
-    for folder, table in tables:
-        assert table.strip() == report(Path(folder)).strip(), f"run python run.py report {folder} again"
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import tables
+
+    programs = {"run.py report": lambda folder: report(Path(folder)), "benchmarks/tables.py": tables.main}
+    pages = README + (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    found = re.findall(
+        r"<!-- table: python (run.py report|benchmarks/tables.py) (.+?) -->\n(.*?)<!-- end -->", pages, re.DOTALL
+    )
+    assert {program for program, _, _ in found} == programs.keys()
+    assert len(found) == pages.count("<!-- table:") == pages.count("<!-- end -->")
+    for program, arguments, table in found:
+        expected = programs[program](*arguments.split())
+        assert table.strip() == expected.strip(), f"run python {program} {arguments} again"
 
 
 def test_every_file_that_the_readme_names_exists():

@@ -1,0 +1,100 @@
+"""Every chapter runs, offline, at its small size; what it shows is what it showed before; and it is a notebook too."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CHAPTERS = sorted((ROOT / "chapters").glob("[0-9][0-9]_*.py"))
+KEY_LINES = ROOT / "tests" / "fixtures" / "chapter_lines.txt"  # made anew by: python tests/test_chapters.py
+names = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+
+
+def key_lines(chapter: Path, folder: Path) -> list[str]:
+    """What a chapter shows: its lines "check: ..." and "figure: ...", and the figure itself in the folder."""
+    done = subprocess.run(
+        [sys.executable, str(chapter), "--preset", "small"],
+        cwd=folder,  # a chapter may be started from anywhere
+        env={**os.environ, "MINIZONE_FIGURES": str(folder), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return [line for line in done.stdout.splitlines() if line.startswith(("check: ", "figure: "))]
+
+
+def expected_lines() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for line in KEY_LINES.read_text().splitlines():
+        if line.startswith("# "):
+            found[line[2:]] = []
+        elif line:
+            next(reversed(found.values())).append(line)
+    return found
+
+
+def test_there_are_nineteen_chapters():
+    assert [int(path.name[:2]) for path in CHAPTERS] == list(range(1, 20))
+    assert expected_lines().keys() == {path.stem for path in CHAPTERS}
+
+
+@names
+def test_a_chapter_shows_what_it_showed(tmp_path, chapter):
+    lines = key_lines(chapter, tmp_path)
+    assert lines == expected_lines()[chapter.stem]
+    assert lines[-1] == f"figure: {chapter.stem}.png" or f"figure: {chapter.stem}.png" in lines
+    assert (tmp_path / f"{chapter.stem}.png").stat().st_size > 5000
+
+
+@names
+def test_a_chapter_is_short_and_opens_with_its_claim(chapter):
+    text = chapter.read_text()
+    assert len(text.splitlines()) < 200
+    number = int(chapter.name[:2])
+    first = text.split("# %%")[1]
+    assert first.startswith(f" [markdown]\n# # {number}. ")
+    for part in ("**Claim.**", "# Paper: ", "python "):
+        assert part in first
+    assert re.search(r"# ## Exercises\n#\n(# .*\n)*# 3\. ", text)
+    figure = ROOT / "chapters" / "figures" / f"{chapter.stem}.png"
+    assert 5_000 < figure.stat().st_size < 300_000, "the figure of preset quick is committed, and small"
+
+
+@names
+def test_a_chapter_is_a_notebook(chapter):
+    jupytext = pytest.importorskip("jupytext", reason="pip install jupytext: converts the chapters to notebooks")
+    notebook = jupytext.read(chapter)
+    kinds = {cell.cell_type for cell in notebook.cells}
+    assert kinds == {"markdown", "code"} and len(notebook.cells) >= 8
+
+
+def test_a_notebook_runs(tmp_path, monkeypatch):
+    jupytext = pytest.importorskip("jupytext")
+    nbclient = pytest.importorskip("nbclient", reason="pip install nbclient ipykernel: executes a notebook")
+    pytest.importorskip("ipykernel")
+    monkeypatch.setenv("MINIZONE_FIGURES", str(tmp_path))
+    notebook = jupytext.read(ROOT / "chapters" / "05_zoneout.py")
+    nbclient.NotebookClient(notebook, resources={"metadata": {"path": str(ROOT / "chapters")}}).execute()
+    assert (tmp_path / "05_zoneout.png").exists()
+
+
+def test_the_table_of_the_readme_is_that_of_the_chapters():
+    readme = (ROOT / "chapters" / "README.md").read_text()
+    command, table = re.search(r"<!-- table: python (.+?) -->\n(.*?)<!-- end -->", readme, re.DOTALL).groups()
+    printed = subprocess.run(
+        [sys.executable, *command.split()], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    assert table.strip() == printed.strip()
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        parts = [f"# {path.stem}\n" + "\n".join(key_lines(path, Path(folder))) for path in CHAPTERS]
+    KEY_LINES.write_text("\n\n".join(parts) + "\n")

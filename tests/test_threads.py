@@ -1,0 +1,112 @@
+"""Threads of our own: in turn, with the caller's settings, without BLAS's; exceptions arrive; a fork has its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info
+
+from minizone.threads import follower, in_threads, one_blas_thread
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def blas_threads() -> list[int]:
+    return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+
+def test_in_threads_keeps_the_order_and_runs_side_by_side():
+    assert in_threads(lambda x: x * x, [3, 1, 2]) == [9, 1, 4]
+    barrier = threading.Barrier(2, timeout=20)  # passed only by two at once
+    if len(os.sched_getaffinity(0)) > 1:
+        assert sorted(in_threads(lambda _: barrier.wait(), [0, 1])) == [0, 1]
+
+
+@pytest.mark.parametrize("worth", [True, False])
+def test_a_follower_does_what_it_is_told_in_turn_and_is_done_at_the_end(worth):
+    done = []
+
+    def slow(k: int) -> None:
+        time.sleep(0.002 * (5 - k))
+        done.append((k, threading.current_thread().name))
+
+    with follower(worth) as later:
+        for k in range(5):
+            later(slow, k)
+    assert [k for k, _ in done] == [0, 1, 2, 3, 4]
+    assert all(name.startswith("follower") == worth for _, name in done)
+
+
+@pytest.mark.parametrize("worth", [True, False])
+def test_an_exception_of_a_follower_arrives(worth):
+    with pytest.raises(ZeroDivisionError), follower(worth) as later:
+        later(lambda: 1 / 0)
+    with follower(worth) as later:  # and the next one works
+        later(lambda: None)
+
+
+def test_a_follower_has_the_callers_floating_point_settings():
+    with np.errstate(divide="raise"), pytest.raises(FloatingPointError), follower(True) as later:
+        later(lambda: np.ones(1) / np.zeros(1))
+
+
+def test_blas_has_one_thread_inside_and_what_it_had_before_outside():
+    before = blas_threads()
+    assert before
+    for context in (one_blas_thread(), follower(True)):
+        with context:
+            assert set(blas_threads()) == {1}
+        assert blas_threads() == before
+    with follower(False):
+        assert blas_threads() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_makes_threads_of_its_own():
+    code = """
+import os, sys
+from minizone.threads import follower, in_threads
+def use():
+    with follower(True) as later:
+        later(lambda: None)
+    return in_threads(lambda x: x + 1, [1, 2])
+use()
+child = os.fork()
+if child == 0:
+    os._exit(0 if use() == [2, 3] else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, timeout=60)
+    assert done.returncode == 0
+
+
+def test_minizone_tells_openblas_how_long_to_wait_unless_somebody_has():
+    code = "import os, sys, minizone; print(os.environ['OPENBLAS_THREAD_TIMEOUT'])"
+    for given, expected in ((None, "21"), ("26", "26")):
+        env = {k: v for k, v in os.environ.items() if k != "OPENBLAS_THREAD_TIMEOUT"}
+        env |= {} if given is None else {"OPENBLAS_THREAD_TIMEOUT": given}
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
+        assert done.stdout.strip() == expected
+
+
+def test_the_command_line_says_so_before_numpy_is_imported():
+    code = """
+import os, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy":
+            print(os.environ.get("OPENBLAS_THREAD_TIMEOUT"))
+            sys.meta_path.remove(self)
+sys.meta_path.insert(0, Watch())
+import run
+"""
+    env = {k: v for k, v in os.environ.items() if k != "OPENBLAS_THREAD_TIMEOUT"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.stdout.strip() == "21", done.stderr
