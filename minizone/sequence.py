@@ -2,7 +2,8 @@
 
 Examples do not meet inside a recurrent layer, so where a step is large the columns are split into as many blocks as
 there are cores, and each block goes through all its time steps in a thread of its own without waiting for the others.
-Where a step is small there is one block, and other cores get the work that covers many time steps at once.
+Where a step is small there is one block, and another core gets the work that covers many time steps at once.
+What each of these is worth is measured in benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -111,9 +112,8 @@ class Recurrence(Function):
     def is_joined(self, x: Array, H: int) -> bool:
         """Whether one product a step, [W_h b W_x] times rows of h, ones and x, replaces one for h and one for x.
 
-        It saves two passes over the pre-activations. (With the weights' gradients taken some steps at a time, and
-        states that are not copied: 20 % of the time at the shape of pMNIST, 7 % at T, B, H = 100, 32, 256.) Wide inputs
-        are better projected for all steps at once, tokens are columns of W_x, and a mask on h is not one on x.
+        It saves two passes over the pre-activations. Wide inputs are better projected for many steps at once, tokens
+        are columns of W_x, and a mask on h is not one on x.
         """
         return len(self.groups) == 1 and self.masks[-1] is None and x.ndim == 3 and 2 * x.shape[1] <= H
 
@@ -250,8 +250,5 @@ def column_blocks(W_h: Array, B: int) -> list[slice]:
 
 
 def worth_following(W_h: Array, parts: list[slice]) -> bool:
-    """Whether the gradients of the weights are better added up in a thread behind the loop: in long sequences.
-
-    (15 % of the time at the shape of pMNIST, 17 % at T, B, H = 180, 128, 256; a loss at 100, 32, 256.)
-    """
+    """Whether the gradients of the weights are better added up in a thread behind the loop: in long sequences."""
     return cores() > 1 and len(parts) >= WORTH_FOLLOWER and array_module(W_h) is np
