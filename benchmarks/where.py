@@ -65,7 +65,7 @@ def where(shape: tuple[int, ...], rounds: int) -> dict[str, float]:
         repetition = peers.minizone_layer("lstm", *shape)
         W_h = peers.arrays("lstm", *shape)["W_h"]
         blocks[0] = len(sequence.column_blocks(W_h, shape[1]))
-        follows = blocks[0] == 1 and sequence.worth_following(W_h, sequence.parts_of(shape[0], shape[1]))
+        follows = blocks[0] == 1 and sequence.worth_following(W_h, *shape[:2])
         rows = []
         for _ in range(rounds + 2):
             now.clear()

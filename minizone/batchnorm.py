@@ -288,7 +288,7 @@ class BNLSTMSequence(Function):
         steps = parts_of(T, B)
         dx = xp.empty((T, W_x.shape[1], B), dtype) if self.needs[0] else None
         dW_x, dW_h = xp.zeros(W_x.shape, dtype), xp.zeros(W_h.shape, dtype)
-        with follower(worth_following(W_h, steps)) as later:
+        with follower(worth_following(W_h, T, B)) as later:
             for part in reversed(steps):
                 for t in reversed(range(part.start, part.stop)):
                     step_back(t)

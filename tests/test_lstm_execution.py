@@ -174,6 +174,26 @@ def test_wide_inputs_are_projected_many_steps_at_once(monkeypatch, shape):
     assert_same(run(lstm, arguments, {}), run(lstm_unrolled, arguments, {}), ROUNDING)
 
 
+@pytest.mark.parametrize(
+    ("T", "B", "units", "blocks", "follower"),
+    [
+        (784, 100, 100, 1, True),  # small steps, many of them: a thread behind the loop
+        (180, 128, 256, 1, True),
+        (100, 32, 256, 1, False),  # few of them
+        (100, 32, 1000, 2, False),  # large steps: columns in two threads
+        (35, 20, 1500, 2, False),
+        (180, 128, 2000, 1, False),  # larger ones: the threads of the product
+    ],
+)
+def test_which_shape_gets_which_threads(monkeypatch, T, B, units, blocks, follower):
+    monkeypatch.setattr(sequence, "cores", lambda: 2)
+    W_h = np.broadcast_to(np.float32(0), (4 * units, units))
+    assert len(sequence.column_blocks(W_h, B)) == blocks
+    assert (blocks == 1 and sequence.worth_following(W_h, T, B)) == follower
+    monkeypatch.setattr(sequence, "cores", lambda: 1)
+    assert len(sequence.column_blocks(W_h, B)) == 1 and not sequence.worth_following(W_h, T, B)
+
+
 # ---- memory layouts
 
 
