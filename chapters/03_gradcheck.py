@@ -4,8 +4,8 @@
 # **Claim.** A gradient written by hand is wrong until it is checked, and a check can be exact. A finite difference has
 # nine or ten digits at best and must be tuned; a step into the complex plane has fifteen and needs no tuning.
 #
-# Paper: it reports no such check; this one is of the LSTM of section 3.2. At the length and width of the experiment in
-# section 4.3, T = 784 and H = 100: `python chapters/03_gradcheck.py --preset paper --device gpu`
+# Paper: it reports no such check; this one is of the LSTM of section 3.2. With T = 784 as in section 4.3 and H = 100 as
+# in the authors' code: `python chapters/03_gradcheck.py --preset paper --device gpu`
 
 # %%
 from functools import partial

@@ -128,9 +128,9 @@ check("in training they do", np.abs(alone - among).max() > 1e-2)
 # ## Table 2
 #
 # Its five rows: recurrent dropout with the table's p = 0.5 (the paper's text says 0.15), and, as the paper says, one
-# mask for cells and states where zoneout meets batch normalization. There the validation error uses moving averages of
-# the statistics, which lag behind the weights; the test error uses exact averages, taken over all training images at
-# the end. The last column is the test error by moving averages.
+# mask for cells and states where zoneout meets batch normalization (the authors' script, by a slip, has one in every
+# row). There the validation error uses moving averages of the statistics, which lag behind the weights; the test error
+# uses exact averages, taken over all training images at the end. The last column is the test error by moving averages.
 
 # %%
 ZONEOUT = {"z_prob_cells": 0.15, "z_prob_states": 0.15}

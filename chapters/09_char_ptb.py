@@ -92,11 +92,11 @@ check("clipping the step shortens it to 1, from about 4", abs(norms[1, "step"] -
 # %% [markdown]
 # ## Two protocols
 #
-# Table 1 has the LSTM at 1.466 in validation and 1.356 in test. This is no luck: in validation the text is scored in
-# chunks, the state reset for each, so every 100 characters the network begins in the dark. The test text is scored as
-# the literature does it, as one sequence, the state carried from end to end. (The authors' repository has no test of
-# this task; that they used the protocol of Cooijmans et al. is an inference.) We give both, `test_bpc` and
-# `test_bpc_chunks`. What a reset costs shows by position in the chunk:
+# Table 1 (numbers are the camera-ready's) has the LSTM at 1.466 in validation and 1.356 in test. This is no luck: in
+# validation the text is scored in chunks, the state reset for each, so every 100 characters the network begins in the
+# dark. The test text is scored as the literature does it, as one sequence, the state carried from end to end. (The
+# authors' repository has no test of this task; that they used the protocol of Cooijmans et al. is an inference.) We
+# give both, `test_bpc` and `test_bpc_chunks`. What a reset costs shows by position in the chunk:
 
 
 # %%
@@ -118,7 +118,7 @@ def by_position(task: CharPTB) -> list[float]:
 # A minute does not buy 1,000 units and five million characters. `quick` is another experiment: 6,000 characters, read
 # 40 times in chunks of 25 by 128 units, with a larger learning rate, as the updates are few. There the unregularized
 # LSTM begins to know its text by heart: its training BPC goes far below its validation BPC, which stops falling. With
-# zoneout the training text stays dearer, in part because, as in figure 4, it is read with the noise on. Which
+# zoneout the training text stays dearer, in part because, as in the authors' log, it is read with the noise on. Which
 # regularizer is best on a real text, so small a run does not show.
 
 # %%

@@ -100,7 +100,7 @@ check("... and before the cut it is 0", (dx_cut[:35] == 0).all() and (dx[:35] !=
 #
 # Plain SGD with a learning rate of 1, on a loss that is *summed* over the T steps, the norm of the gradient clipped at
 # 10, first weights from [-0.04, 0.04]. After 14 epochs the rate is divided by 1.15 every epoch: large steps to get far,
-# then ever smaller ones to settle. (Zaremba's 55 epochs and 65 % dropout are from memory, unverified.)
+# then ever smaller ones to settle. (The sum, Zaremba's 55 epochs and his 65 % dropout are from memory, unverified.)
 
 # %%
 rates = [decayed(1.0, epoch, divide_by=1.15, after=14) for epoch in range(1, 56)]

@@ -161,7 +161,7 @@ def main(preset: Preset = "quick", device: DeviceName = "cpu") -> dict[str, Any]
     found = experiment(preset, device)
     shares = {k: [early(v) for v in norms[:, 0]] for k, norms in zip(KINDS, found["norms"], strict=True)}  # by epochs
     for name, (before, *after) in shares.items():
-        print(f"digits, first quarter, untrained/epoch 1/end: {before:.4f}/{after[0]:.4f}/{after[-1]:.4f}, {name}")
+        print(f"images, first quarter, untrained/epoch 1/end: {before:.4f}/{after[0]:.4f}/{after[-1]:.4f}, {name}")
     lost = found["gamma_norms"].min(axis=1) / found["gamma_norms"][:, -1]  # (10,), one for each gamma
     print(f"smallest norm of dL/dh_t over the last one: {lost[-1]:.1e} with gamma = 1, {lost[0]:.1e} with 0.1")
     check("a gain of 1 loses more of the gradient than 0.1, by a factor of 10 at least", lost[-1] < 0.1 * lost[0])

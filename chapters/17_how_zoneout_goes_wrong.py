@@ -5,7 +5,7 @@
 # catches each of them, and no single check catches all: it takes the whole list to trust an implementation.
 #
 # Paper: sections 3.1, 3.2 and 4.3. The same bugs as tests of the package are
-# `python -m pytest tests/test_zoneout_bugs.py`; this chapter with a hundred times the draws is
+# `python -m pytest tests/test_zoneout_bugs.py`; this chapter with ten times the draws is
 # `python chapters/17_how_zoneout_goes_wrong.py --preset paper --device gpu`
 
 # %%

@@ -69,8 +69,8 @@ def floor(p):
 # Three pairs. The gradient $dW_h = \sum_t da_t\, h_{t-1}^\top$ looks like T products and is one, (4H, T B) times
 # (T B, H): the columns of all steps side by side. A mix by `where` branches on random bits, which no processor can
 # guess; a multiplication by the mask, into an array that is there already, does not. And the masks of a whole sequence
-# are drawn at once, from 16 random bits an element where a uniform number takes 32; the one element in 65,536 that
-# falls on the boundary is drawn once more, so that z is exact.
+# are drawn at once; on a CPU from 16 random bits an element where a uniform number takes 32, and the one element in
+# 65,536 that falls on the boundary is drawn once more, so that z is exact. (On a GPU both draws are uniform numbers.)
 
 
 # %%

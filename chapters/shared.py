@@ -13,6 +13,7 @@ from typing import Any, Literal
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # minizone is used where it lies, beside chapters/
 
+import minizone  # noqa: F401  (before matplotlib, which imports NumPy: see minizone/__init__.py)
 import matplotlib
 
 from minizone.checkpoint import read_rows
