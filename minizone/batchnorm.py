@@ -268,31 +268,28 @@ class BNLSTMSequence(Function):
             vectors = scale[t, rows], d_gamma[t, rows], d_beta[t, biases]
             kernels.normalize_backward(d, s, *vectors, self.given is not None, ones, scratch)
 
-        def step_back(t: int) -> None:
-            nonlocal dh, dh_old, dc, dc_old
-            keep_h, keep_c, input_mask, hidden_mask = self.steps[t]
-            for d_state, out in zip((dh, dc), d_out, strict=True):
-                if out is not None:
-                    d_state += out[t]
-            if self.record:
-                self.record.states[0][t], self.record.states[1][t] = dh, dc
-            kernels.bn_lstm_output_backward(a[t, 3 * H :], tanh_c[t], keep_h, dh, dh_old, d_cell)
-            normalize_back(d_cell, c_hat[t], t, slice(8 * H, 9 * H), slice(4 * H, 5 * H))
-            kernels.bn_lstm_gates_backward(a[t], c[t], keep_c, input_mask, c_hat[t], dc, dc_old, scratch)
-            if self.record:
-                self.record.candidates[0][t], self.record.candidates[1][t] = dh, dc
-            normalize_back(a[t], s_hat[t], t, slice(8 * H), slice(4 * H))
-            dh_old += masked(xp.matmul(W, s_hat[t, 4 * H :], out=dh), hidden_mask)
-            dh, dh_old, dc, dc_old = dh_old, dh, dc_old, dc
-
-        steps = parts_of(T, B)
         dx = xp.empty((T, W_x.shape[1], B), dtype) if self.needs[0] else None
         dW_x, dW_h = xp.zeros(W_x.shape, dtype), xp.zeros(W_h.shape, dtype)
+        ends = {part.start: part for part in parts_of(T, B)}  # where the way back has passed a whole part
         with follower(worth_following(W_h, T, B)) as later:
-            for part in reversed(steps):
-                for t in reversed(range(part.start, part.stop)):
-                    step_back(t)
-                later(self._add_products, part, x[part], s_hat[part], h[part], dx, dW_x, dW_h)
+            for t in reversed(range(T)):
+                keep_h, keep_c, input_mask, hidden_mask = self.steps[t]
+                for d_state, out in zip((dh, dc), d_out, strict=True):
+                    if out is not None:
+                        d_state += out[t]
+                if self.record:
+                    self.record.states[0][t], self.record.states[1][t] = dh, dc
+                kernels.bn_lstm_output_backward(a[t, 3 * H :], tanh_c[t], keep_h, dh, dh_old, d_cell)
+                normalize_back(d_cell, c_hat[t], t, slice(8 * H, 9 * H), slice(4 * H, 5 * H))
+                kernels.bn_lstm_gates_backward(a[t], c[t], keep_c, input_mask, c_hat[t], dc, dc_old, scratch)
+                if self.record:
+                    self.record.candidates[0][t], self.record.candidates[1][t] = dh, dc
+                normalize_back(a[t], s_hat[t], t, slice(8 * H), slice(4 * H))
+                dh_old += masked(xp.matmul(W, s_hat[t, 4 * H :], out=dh), hidden_mask)
+                dh, dh_old, dc, dc_old = dh_old, dh, dc_old, dc
+                if t in ends:
+                    part = ends[t]
+                    later(self._add_products, part, x[part], s_hat[part], h[part], dx, dW_x, dW_h)
         self.kept = None
         d_gamma_x, d_gamma_h, d_gamma_c = (d_gamma[:, rows].sum(axis=0) for rows in parts(H))
         db, d_beta_c = d_beta[:, : 4 * H].sum(axis=0), d_beta[:, 4 * H :].sum(axis=0)

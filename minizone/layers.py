@@ -9,7 +9,7 @@ import numpy as np
 from minizone import init
 from minizone.backend import Array, Generator, array_module
 from minizone.batchnorm import Statistics, bn_lstm
-from minizone.inputs import add_up_tokens
+from minizone.inputs import add_up_tokens, columns
 from minizone.module import Buffer, Module, Parameter
 from minizone.recurrent import gru, lstm, rnn
 from minizone.regularizers import dropout_mask, input_mask
@@ -51,9 +51,8 @@ class Embed(Function):
         return xp.ascontiguousarray(xp.take(W, tokens, axis=1).transpose(1, 0, 2))
 
     def backward(self, gx: Array) -> tuple[Array, None]:
-        columns = gx.transpose(1, 0, 2).reshape(gx.shape[1], -1)  # (D, T * B)
         dW = array_module(gx).zeros((gx.shape[1], self.V), gx.dtype)
-        add_up_tokens(columns, self.tokens, dW)
+        add_up_tokens(columns(gx), self.tokens, dW)
         return dW, None
 
 
@@ -89,8 +88,7 @@ class Dropout(Module):
         self.p, self.variational = p, variational
 
     def __call__(self, x: Tensor, rng: Generator | None = None) -> Tensor:
-        shape = (1, *x.shape[1:]) if self.variational else x.shape
-        mask = dropout_mask(self.p, shape, rng, x.dtype)
+        mask = dropout_mask(self.p, (1, *x.shape[1:]) if self.variational else x.shape, rng, x.dtype)
         return x if mask is None else x * array_module(x.data).asarray(mask)
 
 

@@ -2,8 +2,7 @@
 
     g -> clip g -> direction (the optimizer) -> times the rate -> clip the step -> subtract from the parameters
 
-At most one of the two clippings is on. Which one matters: the authors clip the step of Adam, and the gradient for
-every other optimizer (PAPER.md B.7).
+At most one clipping is on, and which matters: the authors clip Adam's step, and else the gradient (PAPER.md B.7).
 """
 
 from __future__ import annotations
@@ -76,28 +75,23 @@ class Optimizer:
         norm = _norm(g)
         if not math.isfinite(norm):
             return norm
-        shorten = self.clip / norm if self.clip_what == "gradient" and 0 < self.clip < norm else None
-        step_is_clipped = self.clip_what == "step" and self.clip > 0
+        shorten = self.clip / norm if self.clip_what == "gradient" and 0 < self.clip < norm else 1.0
+        clips_step = self.clip_what == "step" and self.clip > 0
         self.steps += 1
         rate, scratch = self._rate(), xp.empty(min(PIECE, g.size), g.dtype)
-        pieces = [slice(start, min(start + PIECE, g.size)) for start in range(0, g.size, PIECE)]
-        for piece in pieces:
-            if shorten is not None:
+        for start in range(0, g.size, PIECE):
+            piece = slice(start, min(start + PIECE, g.size))
+            if shorten < 1:
                 g[piece] *= shorten
-            self._direct(piece, scratch[: piece.stop - piece.start])
-            if not step_is_clipped:
-                self._subtract(piece, rate)
-        if step_is_clipped:  # its norm is known now
+            self._direct(piece, scratch[: piece.stop - start])
+            if not clips_step:
+                g[piece] *= rate
+                self.flat[piece] -= g[piece]
+        if clips_step:  # its norm is known now
             step_norm = rate * _norm(g)
-            for piece in pieces:
-                self._subtract(piece, rate * self.clip / step_norm if step_norm > self.clip else rate)
+            g *= rate * self.clip / step_norm if step_norm > self.clip else rate
+            self.flat -= g
         return norm
-
-    def _subtract(self, piece: slice, rate: float) -> None:
-        """The end of the update for a piece of the parameters."""
-        g = self._g[piece]
-        g *= rate
-        self.flat[piece] -= g
 
     def _direct(self, piece: slice, s: Array) -> None:
         """Turn this piece of ``_g`` into the step but for `_rate`; for SGD it is that already. ``s``: scratch."""
@@ -132,9 +126,7 @@ class Optimizer:
 class SGD(Optimizer):
     """Stochastic gradient descent; that of word-level Penn Treebank, with `decayed` (Zaremba et al., 2014).
 
-        step = learning_rate g
-
-    The parameters are those of `Optimizer`.
+    step = learning_rate g                                  parameters: those of `Optimizer`
     """
 
 

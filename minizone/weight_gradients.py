@@ -30,7 +30,8 @@ class WeightGradients:
         xp, D = array_module(W_x), W_x.shape[1]
         self.recurrence, self.x, self.W_x, self.H = recurrence, x, W_x, H
         self.dx = xp.empty((len(x), D, x.shape[-1]), dtype) if recurrence.needs[0] else None
-        self.dW = xp.zeros((len(W_x), H + 1 + D), dtype)
+        self.dW = (xp.empty if len(x) else xp.zeros)((len(W_x), H + 1 + D), dtype)  # the first part fills it
+        self.is_first = True
 
     def add(self, steps: slice, blocks: list[Block]) -> None:
         """Add what these time steps give; each block's columns are copied in a thread of their own."""
@@ -48,10 +49,17 @@ class WeightGradients:
                 below[:H, :, block.columns] = self.recurrence.operand(group, block, steps).transpose(1, 0, 2)
 
             in_threads(gather, blocks)
-            product = da[rows].reshape(rows.stop - rows.start, n * B) @ below.reshape(len(below), n * B).T
-            self.dW[rows, : len(below)] += product
+            factors = da[rows].reshape(rows.stop - rows.start, n * B), below.reshape(len(below), n * B).T
+            total = self.dW[rows, : len(below)]
+            if self.is_first:
+                xp.matmul(*factors, out=total)
+            else:
+                total += xp.matmul(*factors)
         da = da.reshape(GH, n * B)
         if self.dx is not None:
             self.dx[steps] = (self.W_x.T @ da).reshape(D, n, B).transpose(1, 0, 2)
         if len(below) == H + 1 < self.dW.shape[1]:
+            if self.is_first:
+                self.dW[:, H + 1 :] = 0
             add_up_tokens(da, x, self.dW[:, H + 1 :])
+        self.is_first = False

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from minizone.threads import follower, in_threads, one_blas_thread
 
@@ -60,8 +60,13 @@ def test_a_follower_has_the_callers_floating_point_settings():
 
 
 def test_blas_has_one_thread_inside_and_what_it_had_before_outside():
+    with threadpool_limits(2, user_api="blas"):  # also where the environment says 1
+        check_blas_threads()
+
+
+def check_blas_threads() -> None:
     before = blas_threads()
-    assert before
+    assert before and set(before) == {2}
     for context in (one_blas_thread(), follower(True)):
         with context:
             assert set(blas_threads()) == {1}
