@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from itertools import pairwise
 
@@ -236,7 +235,7 @@ def test_masks_may_be_tensors():
 
 
 def seconds(T: int, repeats: int = 7) -> tuple[float, float]:
-    """Median time of this thread for a forward and for a backward pass over T steps, other people's load left out."""
+    """The least time of this thread for a forward and for a backward pass over T steps: what nothing has disturbed."""
     arguments = problem(T, 8, D=8, H=32, dtype=np.float32)
     options = masks("independent", T, 32, 8, dtype=np.float32)
     forward, backward = [], []
@@ -249,7 +248,7 @@ def seconds(T: int, repeats: int = 7) -> tuple[float, float]:
         loss.backward()
         forward.append(middle - start)
         backward.append(time.thread_time() - middle)
-    return statistics.median(forward), statistics.median(backward)
+    return min(forward), min(backward)
 
 
 def test_backward_over_784_steps_takes_at_most_three_times_its_forward():
@@ -258,9 +257,10 @@ def test_backward_over_784_steps_takes_at_most_three_times_its_forward():
 
 
 def test_time_is_linear_in_the_number_of_steps():
-    short, long = seconds(200), seconds(800)
-    assert long[0] < 6 * short[0]
-    assert long[1] < 6 * short[1]
+    """16 times the steps take 16 times as long, more where the cache ends; were it quadratic, 256 times."""
+    short, long = seconds(100), seconds(1600)
+    assert long[0] < 40 * short[0]
+    assert long[1] < 40 * short[1]
 
 
 @pytest.mark.parametrize(("T", "B"), [(0, 3), (3, 0)])
