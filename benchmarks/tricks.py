@@ -50,8 +50,8 @@ def without(trick: str) -> None:
     if trick == "sleep":  # before NumPy is imported
         os.environ["OPENBLAS_THREAD_TIMEOUT"] = "26"  # OpenBLAS's own choice
         return
-    from minizone import backend, inputs, ops, sequence, zoneout
-    from minizone.kernels import cpu
+    from minizone import backend, sequence, zoneout
+    from minizone.kernels import cpu, cpu_tokens
 
     def one_by_one(rng: Any, p: float, shape: tuple[int, ...], dtype: Any = "float32") -> Any:
         return (rng.random(shape, dtype="float32") < p).astype(dtype)
@@ -63,8 +63,8 @@ def without(trick: str) -> None:
         "masks": lambda: setattr(zoneout, "bernoulli", one_by_one),
         "blocks": lambda: setattr(sequence, "WORTH_BLOCKS", 1e18),
         "unpacked": lambda: setattr(cpu, "SMALL_PRODUCT", 0),
-        "wide inputs": lambda: setattr(inputs, "WORTH_COLUMNS", 1e9),
-        "columns": lambda: setattr(ops, "times_columns", lambda a, x: a @ x),
+        "wide inputs": lambda: setattr(cpu_tokens, "WORTH_COLUMNS", 1e9),
+        "columns": lambda: setattr(cpu_tokens, "times_columns", lambda a, x: a @ x),
         "memory": lambda: setattr(backend, "keep_freed_memory", lambda: None),
     }
     takers[trick]()

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from minizone.backend import Array, array_module
-from minizone.inputs import add_up_tokens, check_shapes, columns_below, parts_of, per_step
-from minizone.kernels import cpu_bn as kernels
-from minizone.recurrent import masked
-from minizone.sequence import StateGradients, worth_following
+from minizone.cuda import workspace
+from minizone.inputs import check_shapes, columns_below, parts_of, per_step
+from minizone.kernels import CPU, kernels_for
+from minizone.sequence import StateGradients, signature, worth_following
 from minizone.tensor import Function, Tensor
 from minizone.threads import follower
 from minizone.zoneout import check_probability
@@ -210,89 +211,101 @@ class BNLSTMSequence(Function):
     def forward(self, x: Array, *arguments: Array) -> tuple[Array, Array]:
         h0, c0, W_x, W_h, b, gamma_x, gamma_h, gamma_c, beta_c = arguments
         check_shapes(4, x, (h0, c0), W_x, W_h, b)
-        xp, T, B, H = array_module(W_h), x.shape[0], x.shape[-1], W_h.shape[1]
+        self.kernels, xp, T, B, H = kernels_for(W_h), array_module(W_h), x.shape[0], x.shape[-1], W_h.shape[1]
         check_normalization(H, gamma_x, gamma_h, gamma_c, beta_c, self.given)
         dtype = xp.result_type(*(v for v in (x, *arguments) if v.dtype.kind in "fc"))
-        self.steps = list(zip(*(per_step(mask, (T, H, B)) for mask in self.masks), strict=True))
-        room = T if any(self.needs) else min(T, 1)  # without a backward pass, each step takes the place of the last one
-        s_hat, a = xp.empty((room, 8 * H, B), dtype), xp.empty((room, 4 * H, B), dtype)
-        c_hat, tanh_c = xp.empty((2, room, H, B), dtype)
-        h, c = (xp.empty((T + 1, H, B), dtype) for _ in "hc")
+        key = T, B, H, str(dtype), self.given is None, self.epsilon, *map(signature, self.masks)
+        on_cpu, given = self.kernels is CPU, self.given is not None
+        place = workspace(xp, None if on_cpu or self.record else (type(self), *key))
+        self.steps = list(
+            zip(
+                *(per_step(place.hold(f"mask {n}", m, dtype), (T, H, B)) for n, m in enumerate(self.masks)), strict=True
+            )
+        )
+        # On a CPU, without a backward pass, each step takes the place of the last one.
+        room = min(T, 1) if on_cpu and not any(self.needs) else T
+        s_hat, a = place.room("s_hat", (room, 8 * H, B), dtype), place.room("a", (room, 4 * H, B), dtype)
+        c_hat, tanh_c = (place.room(name, (room, H, B), dtype) for name in ("c_hat", "tanh_c"))
+        h, c = (place.room(name, (T + 1, H, B), dtype) for name in "hc")
         h[0], c[0] = h0, c0
-        mean, variance, inverse = xp.empty((3, T, 9 * H), dtype)
-        if self.given:
+        mean, variance, inverse = statistics = place.room("statistics", (3, T, 9 * H), dtype)
+        if given:
             mean[...], variance[...] = self.given
-        gamma, ones, scratch = xp.concatenate((gamma_x, gamma_h)), xp.ones(B, dtype), xp.empty((8 * H, B), dtype)
-        sums, cell = slice(8 * H), slice(8 * H, 9 * H)
+        vectors = xp.concatenate((gamma_x, gamma_h)), b, gamma_c, beta_c
+        vectors = [place.hold(f"vector {n}", vector, dtype) for n, vector in enumerate(vectors)]
+        W, ones = place.hold("W", W_h, dtype)[None, None], place.hold("ones", xp.ones(B, dtype))
+        scratch = place.room("scratch", (8 * H, B), dtype)
+        product, step = self.kernels.cells.product, self.kernels.batch_norm.bn_lstm_forward
+        if x.dtype.kind in "iu":
+            self.kernels.tokens.check_tokens(x, W_x.shape[1])
+        project = self.kernels.tokens.projector(x, W_x, s_hat[:, : 4 * H])
 
-        def normalize(s: Array, t: int, rows: slice) -> None:
-            statistics = mean[t, rows], variance[t, rows], inverse[t, rows]
-            kernels.normalize_forward(s, *statistics, self.epsilon, self.given is not None, ones, scratch)
+        def steps() -> None:
+            for t, (keep_h, keep_c, input_mask, hidden_mask) in enumerate(self.steps):
+                k = t % room
+                project(t)
+                seen = h[t] if hidden_mask is None else xp.multiply(h[t], hidden_mask, out=scratch[:H])
+                product(W, seen, s_hat[k, 4 * H :], scratch)
+                step(
+                    s_hat[k], *vectors, tuple(statistics[:, t]), self.epsilon, given, h[t], c[t],
+                    keep_h, keep_c, input_mask, a[k], h[t + 1], c[t + 1], c_hat[k], tanh_c[k], ones, scratch,
+                )  # fmt: skip
 
-        project = projector(x, W_x, dtype)
-        for t, (keep_h, keep_c, input_mask, hidden_mask) in enumerate(self.steps):
-            k = t % room
-            project(t, s_hat[k, : 4 * H])
-            seen = h[t] if hidden_mask is None else xp.multiply(h[t], hidden_mask, out=scratch[:H])
-            xp.matmul(W_h, seen, out=s_hat[k, 4 * H :])
-            normalize(s_hat[k], t, sums)
-            kernels.bn_lstm_gates_forward(
-                s_hat[k], gamma, b, c[t], keep_c, input_mask, a[k], c[t + 1], c_hat[k], scratch
-            )
-            normalize(c_hat[k], t, cell)
-            kernels.bn_lstm_output_forward(
-                a[k, 3 * H :], c_hat[k], gamma_c, beta_c, h[t], keep_h, h[t + 1], tanh_c[k], scratch
-            )
+        place.loop("forward", steps)
         if self.collect:
             self.collect(mean, variance)
             self.collect = None  # once: a second backward pass comes here again
-        self.arrays = (x, *arguments)
-        self.kept = (a, s_hat, c_hat, tanh_c, h, c, inverse) if any(self.needs) else None
-        return h[1:], c[1:]
+        self.arrays, self.place = (x, *arguments), place
+        self.kept = (a, s_hat, c_hat, tanh_c, h, c, inverse, ones, scratch) if any(self.needs) else None
+        found = place.outlet(h[1:]), place.outlet(c[1:])
+        if self.kept is None:
+            place.give_back()
+        return found
 
     def backward(self, *d_out: Array | None) -> tuple[Array | None, ...]:
         if self.kept is None:  # a second backward pass: the first one has overwritten what was kept
             self.forward(*self.arrays)
-        a, s_hat, c_hat, tanh_c, h, c, inverse = self.kept
+        a, s_hat, c_hat, tanh_c, h, c, inverse, ones, scratch = self.kept
         x, _, _, W_x, W_h, _, *gammas, _ = self.arrays
-        xp, (T, H, B), dtype = array_module(a), c_hat.shape, a.dtype
-        scale = xp.concatenate(gammas) * inverse  # (T, 9H)
-        d_gamma, d_beta = xp.empty((T, 9 * H), dtype), xp.empty((T, 5 * H), dtype)  # d_beta: of b and of beta_c
-        dh, dc, d_cell = xp.zeros((3, H, B), dtype)
-        dh_old, dc_old = xp.empty((2, H, B), dtype)
-        W, ones, scratch = xp.ascontiguousarray(W_h.T), xp.ones(B, dtype), xp.empty((8 * H, B), dtype)
+        xp, (T, H, B), dtype, place = array_module(a), c_hat.shape, a.dtype, self.place
+        scale = place.hold("scale", xp.concatenate(gammas) * inverse, dtype)  # (T, 9H)
+        d_gamma, d_beta = place.room("d_gamma", (T, 9 * H), dtype), place.room("d_beta", (T, 5 * H), dtype)  # b, beta_c
+        W = place.hold("W back", xp.ascontiguousarray(W_h.T), dtype)[None, None]
+        outs = [place.hold(f"d out {k}", g) for k, g in enumerate(d_out)]
+        d, d_old = ([place.room(f"d {k}{m}", (H, B), dtype) for k in range(2)] for m in "no")
+        for d_state, out in zip(d, outs, strict=True):
+            d_state[...] = 0 if out is None or T == 0 else out[-1]
+        room = place.room("room", (H, B), dtype)
         if self.record:
             self.record.states, self.record.candidates = ([xp.empty((T, H, B), dtype) for _ in "hc"] for _ in "sc")
+        add_product, step = self.kernels.cells.add_product, self.kernels.batch_norm.bn_lstm_backward
 
-        def normalize_back(d: Array, s: Array, t: int, rows: slice, biases: slice) -> None:
-            vectors = scale[t, rows], d_gamma[t, rows], d_beta[t, biases]
-            kernels.normalize_backward(d, s, *vectors, self.given is not None, ones, scratch)
+        def steps_back(part: slice) -> None:
+            for t in reversed(range(part.start, part.stop)):
+                now, old = (d, d_old) if (T - t) % 2 else (d_old, d)
+                *masks, hidden_mask = self.steps[t]
+                if self.record:
+                    self.record.states[0][t], self.record.states[1][t] = now
+                more = [None if g is None or t == 0 else g[t - 1] for g in outs]
+                step(
+                    a[t], s_hat[t], c_hat[t], tanh_c[t], scale[t], self.given is not None, c[t], *masks,
+                    *now, *more, *old, d_gamma[t], d_beta[t], room, ones, scratch,
+                )  # fmt: skip
+                if self.record:
+                    self.record.candidates[0][t], self.record.candidates[1][t] = now
+                add_product(W, s_hat[t, 4 * H :], old[0], hidden_mask, now[0], scratch)
 
         dx = xp.empty((T, W_x.shape[1], B), dtype) if self.needs[0] else None
         dW_x, dW_h = xp.zeros(W_x.shape, dtype), xp.zeros(W_h.shape, dtype)
-        ends = {part.start: part for part in parts_of(T, B)}  # where the way back has passed a whole part
         with follower(worth_following(W_h, T, B)) as later:
-            for t in reversed(range(T)):
-                keep_h, keep_c, input_mask, hidden_mask = self.steps[t]
-                for d_state, out in zip((dh, dc), d_out, strict=True):
-                    if out is not None:
-                        d_state += out[t]
-                if self.record:
-                    self.record.states[0][t], self.record.states[1][t] = dh, dc
-                kernels.bn_lstm_output_backward(a[t, 3 * H :], tanh_c[t], keep_h, dh, dh_old, d_cell)
-                normalize_back(d_cell, c_hat[t], t, slice(8 * H, 9 * H), slice(4 * H, 5 * H))
-                kernels.bn_lstm_gates_backward(a[t], c[t], keep_c, input_mask, c_hat[t], dc, dc_old, scratch)
-                if self.record:
-                    self.record.candidates[0][t], self.record.candidates[1][t] = dh, dc
-                normalize_back(a[t], s_hat[t], t, slice(8 * H), slice(4 * H))
-                dh_old += masked(xp.matmul(W, s_hat[t, 4 * H :], out=dh), hidden_mask)
-                dh, dh_old, dc, dc_old = dh_old, dh, dc_old, dc
-                if t in ends:
-                    part = ends[t]
-                    later(self._add_products, part, x[part], s_hat[part], h[part], dx, dW_x, dW_h)
+            for part in reversed(parts_of(T, B, self.kernels.tokens.PART)):
+                place.loop(("back", *(g is None for g in outs)), partial(steps_back, part))
+                later(self._add_products, part, x[part], s_hat[part], h[part], dx, dW_x, dW_h)
         self.kept = None
         d_gamma_x, d_gamma_h, d_gamma_c = (d_gamma[:, rows].sum(axis=0) for rows in parts(H))
         db, d_beta_c = d_beta[:, : 4 * H].sum(axis=0), d_beta[:, 4 * H :].sum(axis=0)
+        dh, dc = map(place.outlet, d_old if T % 2 else d)
+        place.give_back()
         return dx, dh, dc, dW_x, dW_h, db, d_gamma_x, d_gamma_h, d_gamma_c, d_beta_c
 
     def _add_products(
@@ -303,7 +316,8 @@ class BNLSTMSequence(Function):
         below = columns_below(x, D, H, ds.dtype)  # (H + 1 + D, n, B)
         below[:H] = h.transpose(1, 0, 2)
         for k, (*_, hidden_mask) in enumerate(self.steps[part]):
-            masked(below[:H, k], hidden_mask)
+            if hidden_mask is not None:
+                below[:H, k] *= hidden_mask
         of_x, of_h = (
             ds[:, rows].transpose(1, 0, 2).reshape(4 * H, n * B) for rows in (slice(4 * H), slice(4 * H, None))
         )
@@ -311,18 +325,9 @@ class BNLSTMSequence(Function):
         if len(below) > H + 1:
             dW_x += of_x @ below[H + 1 :].reshape(D, n * B).T
         else:
-            add_up_tokens(of_x, x, dW_x)
+            self.kernels.tokens.add_up_tokens(of_x, x, dW_x)
         if dx is not None:
             dx[part] = (W_x.T @ of_x).reshape(D, n, B).transpose(1, 0, 2)
-
-
-def projector(x: Array, W_x: Array, dtype: Any) -> Callable[[int, Array], None]:
-    """The function that writes ``W_x @ x[t]`` (4H, B), for x (T, D, B) or tokens (T, B)."""
-    xp = array_module(W_x)
-    if x.dtype.kind in "iu":
-        table, tokens = W_x.astype(dtype, copy=False), x.astype(np.intp, copy=False)
-        return lambda t, out: xp.take(table, tokens[t], axis=1, out=out, mode="clip")
-    return lambda t, out: xp.matmul(W_x, x[t], out=out)
 
 
 def check_normalization(

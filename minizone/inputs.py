@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from minizone.backend import Array, array_module
 
-PART = 2048  # columns in a product over several time steps
-WORTH_COLUMNS = 128  # rows and columns of a matrix from which on it is worth a copy of the stack that it multiplies
 MOST_ONE_HOT = 256  # kinds of tokens up to which a product with one-hot columns beats sorting the tokens
-
-
-def projection(x: Array, W_x: Array, b: Array, a: Array) -> Callable[[int], Any]:
-    """The function that makes sure that ``a[t]`` holds ``W_x @ x[t] + b``, for x (T, D, b) or tokens (T, b)."""
-    xp, bias = array_module(a), b[:, None]
-    if x.dtype.kind in "iu":
-        table = (W_x + bias).astype(a.dtype, copy=False)  # (4H, V)
-        tokens = x.astype(np.intp, copy=False)
-        return lambda t: xp.take(table, tokens[t], axis=1, out=a[t], mode="clip")
-    if min(W_x.shape) < WORTH_COLUMNS:
-        xp.matmul(W_x, x, out=a)
-    else:
-        for part in parts_of(len(x), x.shape[-1]):
-            a[part] = times_columns(W_x, x[part])
-    return lambda t: xp.add(a[t], bias, out=a[t])
 
 
 def columns(x: Array) -> Array:
@@ -35,20 +17,9 @@ def columns(x: Array) -> Array:
     return x.transpose(1, 0, 2).reshape(K, T * B)
 
 
-def times_columns(a: Array, x: Array) -> Array:
-    """``a @ x`` for one matrix (M, K) and a stack (T, K, B); a large matrix goes only once through the cache.
-
-    (10,000 x 1500, the words of Penn Treebank, times 35 x 20 columns: 51 ms instead of 164, and as much backwards.)
-    """
-    if min(a.shape) < WORTH_COLUMNS:
-        return a @ x
-    (T, _, B), M = x.shape, len(a)
-    return (a @ columns(x)).reshape(M, T, B).transpose(1, 0, 2)
-
-
-def parts_of(T: int, B: int) -> list[slice]:
-    """T time steps of B columns in parts of about `PART` columns: what a product over one part reads stays in cache."""
-    steps = max(1, PART // max(1, B))
+def parts_of(T: int, B: int, most: int) -> list[slice]:
+    """T time steps of B columns in parts of about ``most`` columns."""
+    steps = max(1, most // max(1, B))
     return [slice(start, min(start + steps, T)) for start in range(0, T, steps)]
 
 
@@ -56,7 +27,7 @@ def columns_below(x: Array, D: int, H: int, dtype: Any) -> Array:
     """The columns (H + 1 + D, T, B) that [W_h b W_x] multiplies: room for h_{t-1}, a row of ones, the inputs.
 
     One product with them gives the gradients of all three. Tokens become one-hot columns here, unless there are many
-    kinds of them: then there are no inputs below, see `add_up_tokens`.
+    kinds of them: then there are no inputs below, see `cpu_tokens.add_up_tokens`.
     """
     xp, (T, B) = array_module(x), (x.shape[0], x.shape[-1])
     tokens = x.dtype.kind in "iu"
@@ -65,14 +36,6 @@ def columns_below(x: Array, D: int, H: int, dtype: Any) -> Array:
     if len(below) > H + 1:
         below[H + 1 :] = x == xp.arange(D)[:, None, None] if tokens else x.transpose(1, 0, 2)
     return below
-
-
-def add_up_tokens(da: Array, x: Array, dW_x: Array) -> None:
-    """Add da (4H, T*B), the gradients where tokens x (T, B) were seen, to these tokens' columns in dW_x (4H, D)."""
-    xp, tokens = array_module(da), x.reshape(-1)
-    order = xp.argsort(tokens, kind="stable")
-    present, starts = xp.unique(tokens[order], return_index=True)
-    dW_x[:, present] += xp.add.reduceat(da[:, order], starts, axis=1)
 
 
 def check_shapes(gates: int, x: Array, states: tuple[Array, ...], W_x: Array, W_h: Array, b: Array) -> None:
@@ -90,8 +53,6 @@ def check_shapes(gates: int, x: Array, states: tuple[Array, ...], W_x: Array, W_
     for state in states:
         if state.shape != (H, x.shape[-1]):
             raise ValueError(f"initial states must be (H, B) = {(H, x.shape[-1])}, got {state.shape}")
-    if tokens and x.size and not (int(x.min()) >= 0 and int(x.max()) < W_x.shape[1]):
-        raise IndexError(f"tokens must be in [0, {W_x.shape[1]}), got {int(x.min())} to {int(x.max())}")
 
 
 def per_step(mask: Any, shape: tuple[int, int, int]) -> list[Any]:
@@ -110,6 +71,6 @@ def per_step(mask: Any, shape: tuple[int, int, int]) -> list[Any]:
     return list(mask)
 
 
-def is_wide(mask: Any, B: int) -> bool:
-    """Whether a mask of one step has its own value for every example."""
-    return getattr(mask, "ndim", 0) > 0 and mask.shape[-1] == B
+def of_columns(mask: Any, columns: slice, B: int) -> Any:
+    """Some columns of a mask for B examples, if they have values of their own."""
+    return mask[..., columns] if getattr(mask, "ndim", 0) and mask.shape[-1] == B else mask

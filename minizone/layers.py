@@ -9,7 +9,8 @@ import numpy as np
 from minizone import init
 from minizone.backend import Array, Generator, array_module
 from minizone.batchnorm import Statistics, bn_lstm
-from minizone.inputs import add_up_tokens, columns
+from minizone.inputs import columns
+from minizone.kernels import kernels_for
 from minizone.module import Buffer, Module, Parameter
 from minizone.recurrent import gru, lstm, rnn
 from minizone.regularizers import dropout_mask, input_mask
@@ -45,14 +46,13 @@ class Embed(Function):
     """Columns of W (D, V) for tokens (T, B): x (T, D, B)."""
 
     def forward(self, W: Array, tokens: Array) -> Array:
-        if tokens.size and not (int(tokens.min()) >= 0 and int(tokens.max()) < W.shape[1]):
-            raise IndexError(f"tokens must be in [0, {W.shape[1]}), got {int(tokens.min())} to {int(tokens.max())}")
-        self.tokens, self.V, xp = tokens, W.shape[1], array_module(W)
-        return xp.ascontiguousarray(xp.take(W, tokens, axis=1).transpose(1, 0, 2))
+        self.tokens, self.V, self.kernels = tokens, W.shape[1], kernels_for(W).tokens
+        self.kernels.check_tokens(tokens, self.V)
+        return self.kernels.take_columns(W, tokens)
 
     def backward(self, gx: Array) -> tuple[Array, None]:
         dW = array_module(gx).zeros((gx.shape[1], self.V), gx.dtype)
-        add_up_tokens(columns(gx), self.tokens, dW)
+        self.kernels.add_up_tokens(columns(gx), self.tokens, dW)
         return dW, None
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from minizone.backend import Array, array_module
-from minizone.inputs import columns, times_columns
+from minizone.inputs import columns
+from minizone.kernels import kernels_for
 from minizone.tensor import Function, Tensor
 
 
@@ -79,7 +80,8 @@ class MatMul(Function):
     def forward(self, a: Array, b: Array) -> Array:
         self.a, self.b = a, b
         self.one_for_all = a.ndim == 2 and b.ndim == 3  # one matrix for a stack: what it multiplies are columns
-        return times_columns(a, b) if self.one_for_all else a @ b
+        self.times_columns = kernels_for(b).tokens.times_columns if self.one_for_all else array_module(b).matmul
+        return self.times_columns(a, b)
 
     def backward(self, gy: Array) -> tuple[Array | None, Array | None]:
         a, b, xp = self.a, self.b, array_module(gy)
@@ -92,7 +94,7 @@ class MatMul(Function):
             ga = columns(gy) @ columns(b).T if self.one_for_all else gy @ xp.swapaxes(b2, -1, -2)
             ga = ga.reshape(ga.shape[:-2] + ga.shape[-1:]) if a.ndim == 1 else ga
         if self.needs[1]:
-            gb = times_columns(a.T, gy) if self.one_for_all else xp.swapaxes(a2, -1, -2) @ gy
+            gb = self.times_columns(xp.swapaxes(a2, -1, -2), gy)
             gb = gb.reshape(gb.shape[:-1]) if b.ndim == 1 else gb
         return ga, gb
 
@@ -235,27 +237,16 @@ class SoftmaxCrossEntropy(Function):
     """Mean over all T*B columns of -log softmax(scores)[target], in nats; scores (T, V, B), integer targets (T, B)."""
 
     def forward(self, scores: Array, targets: Array) -> Array:
-        xp = array_module(scores)
         if targets.shape != scores.shape[:-2] + scores.shape[-1:]:
             raise ValueError("targets must have the shape of the scores without the axis of the classes")
         if targets.dtype.kind not in "iu":
             raise TypeError(f"SoftmaxCrossEntropy: targets must be integers, got {targets.dtype}")
-        if targets.size and int(targets.min()) < 0:
-            raise IndexError(f"targets must be in [0, {scores.shape[-2]}), got {int(targets.min())}")
-        columns = xp.ogrid[tuple(slice(n) for n in targets.shape)]
-        self.right = (*columns[:-1], targets, columns[-1])  # the index of the right class of every column
-        p = scores - scores.real.max(axis=-2, keepdims=True)
-        right = p[self.right]  # (T, B)
-        xp.exp(p, out=p)
-        total = p.sum(axis=-2, keepdims=True)  # (T, 1, B)
-        self.p = xp.divide(p, total, out=p)
-        return (xp.log(total).reshape(right.shape) - right).mean()
+        self.kernels, self.targets = kernels_for(scores).tokens, targets
+        self.p, loss = self.kernels.cross_entropy_forward(scores, targets)
+        return loss
 
     def backward(self, gy: Array) -> tuple[Array, None]:
-        scale = gy / self.right[-2].size
-        gx = self.p * scale
-        gx[self.right] -= scale
-        return gx, None
+        return self.kernels.cross_entropy_backward(self.p, self.targets, gy), None
 
 
 def add(a: Any, b: Any) -> Tensor:

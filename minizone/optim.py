@@ -1,4 +1,4 @@
-"""Optimizers, by hand: all parameters in one flat array, updated in pieces that stay in the cache.
+"""Optimizers, by hand: all parameters in one flat array. Their arithmetic is in `minizone.kernels.cpu_optim`.
 
     g -> clip g -> direction (the optimizer) -> times the rate -> clip the step -> subtract from the parameters
 
@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from minizone.backend import Array, array_module
+from minizone.kernels import kernels_for
 from minizone.tensor import Tensor
-
-PIECE = 65536  # elements updated at a time: the handful of arrays that one piece touches fit into a core's cache
 
 
 class Optimizer:
@@ -64,40 +64,32 @@ class Optimizer:
         self.buffers = {name: xp.zeros_like(self.flat) for name in self.BUFFERS}
         self._g = xp.empty_like(self.flat)
 
-    def step(self) -> float:
+    def step(self) -> Any:
         """Update the parameters from their ``grad``, set those to None, and return the norm of the gradient.
 
-        A gradient that is not finite changes nothing: the caller sees it by its norm.
+        A gradient that is not finite changes nothing: the caller sees it by its norm. That is a float, or on a GPU an
+        array () which the host has not seen yet.
         Raises ValueError when a parameter has no gradient; then nothing has changed, the other gradients neither.
         """
-        g, xp = self._g, array_module(self.flat)
+        g, kernels = self._g, kernels_for(self.flat).optim
         _gather_gradients(self.parameters, g)
-        norm = _norm(g)
-        if not math.isfinite(norm):
+        norm = kernels.norm(g)
+        if isinstance(norm, float) and not math.isfinite(norm):
             return norm
-        shorten = self.clip / norm if self.clip_what == "gradient" and 0 < self.clip < norm else 1.0
-        clips_step = self.clip_what == "step" and self.clip > 0
         self.steps += 1
-        rate, scratch = self._rate(), xp.empty(min(PIECE, g.size), g.dtype)
-        for start in range(0, g.size, PIECE):
-            piece = slice(start, min(start + PIECE, g.size))
-            if shorten < 1:
-                g[piece] *= shorten
-            self._direct(piece, scratch[: piece.stop - start])
-            if not clips_step:
-                g[piece] *= rate
-                self.flat[piece] -= g[piece]
-        if clips_step:  # its norm is known now
-            step_norm = rate * _norm(g)
-            g *= rate * self.clip / step_norm if step_norm > self.clip else rate
-            self.flat -= g
+        if self.clip_what == "step" and self.clip > 0:  # the norm of the step is known when all of it is
+            self._direct(kernels, norm, 0.0, None)
+            kernels.step_clipped(self.flat, g, norm, kernels.norm(g), self.clip, self._rate())
+        else:
+            self._direct(kernels, norm, self.clip if self.clip_what == "gradient" else 0.0, self._rate())
         return norm
 
-    def _direct(self, piece: slice, s: Array) -> None:
-        """Turn this piece of ``_g`` into the step but for `_rate`; for SGD it is that already. ``s``: scratch."""
+    def _direct(self, kernels: Any, norm: Any, clip: float, rate: float | None) -> None:
+        """Call this optimizer's kernel, see `minizone.kernels.cpu_optim`: with a rate it makes the whole step."""
+        kernels.sgd(self.flat, self._g, norm, clip, rate)
 
     def _rate(self) -> float:
-        """What remains to be multiplied with, the same for all parameters."""
+        """What the direction is multiplied with, the same for all parameters."""
         return self.learning_rate
 
     def reset(self) -> None:
@@ -160,12 +152,8 @@ class Momentum(Optimizer):
         self.momentum = momentum
         self.velocity = self.buffers["velocity"]
 
-    def _direct(self, piece: slice, s: Array) -> None:
-        g, velocity = self._g[piece], self.velocity[piece]
-        velocity *= self.momentum
-        g *= self.learning_rate
-        velocity += g
-        g[...] = velocity
+    def _direct(self, kernels: Any, norm: Any, clip: float, rate: float | None) -> None:
+        kernels.momentum(self.flat, self._g, self.velocity, norm, clip, rate, self.learning_rate, self.momentum)
 
     def _rate(self) -> float:
         return 1.0
@@ -203,15 +191,8 @@ class RMSProp(Optimizer):
         self.decay = decay
         self.ms = self.buffers["ms"]
 
-    def _direct(self, piece: slice, s: Array) -> None:
-        g, ms, xp = self._g[piece], self.ms[piece], array_module(self.flat)
-        ms *= self.decay
-        xp.multiply(g, g, out=s)
-        s *= 1 - self.decay
-        ms += s
-        xp.sqrt(ms, out=s)
-        xp.maximum(s, self.FLOOR, out=s)
-        g /= s
+    def _direct(self, kernels: Any, norm: Any, clip: float, rate: float | None) -> None:
+        kernels.rms_prop(self.flat, self._g, self.ms, norm, clip, rate, self.decay, self.FLOOR)
 
 
 class Adam(Optimizer):
@@ -246,17 +227,9 @@ class Adam(Optimizer):
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
         self.m, self.v = self.buffers["m"], self.buffers["v"]
 
-    def _direct(self, piece: slice, s: Array) -> None:
-        g, m, v, xp = self._g[piece], self.m[piece], self.v[piece], array_module(self.flat)
-        m *= self.beta1
-        m += xp.multiply(g, 1 - self.beta1, out=s)
-        v *= self.beta2
-        xp.multiply(g, g, out=s)
-        s *= 1 - self.beta2
-        v += s
-        xp.sqrt(v, out=s)
-        s += self.epsilon
-        xp.divide(m, s, out=g)
+    def _direct(self, kernels: Any, norm: Any, clip: float, rate: float | None) -> None:
+        constants = self.beta1, self.beta2, self.epsilon
+        kernels.adam(self.flat, self._g, self.m, self.v, norm, clip, rate, *constants)
 
     def _rate(self) -> float:
         return self.learning_rate * (1 - self.beta2**self.steps) ** 0.5 / (1 - self.beta1**self.steps)
@@ -342,8 +315,3 @@ def _gather_gradients(parameters: Sequence[Tensor], out: Array) -> None:
         out[start : start + p.data.size].reshape(p.shape)[...] = p.grad
         p.grad = None
         start += p.data.size
-
-
-def _norm(g: Array) -> float:
-    """The L2 norm of a flat array."""
-    return float(array_module(g).sqrt(g @ g))

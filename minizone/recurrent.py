@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minizone.backend import Array, array_module
-from minizone.kernels import cpu as kernels
+from minizone.backend import Array
 from minizone.sequence import Block, Recurrence, StateGradients
 from minizone.tensor import Tensor
 
@@ -127,25 +126,19 @@ class LSTMSequence(Recurrence):
 
     groups, order, sigmoids = (4,), (0, 1, 3, 2), 3  # i, f, o, g
 
-    def step(self, t: int, block: Block, W: list[Array], scratch: Array) -> None:
-        (h, c), a = block.states, self.recur(t, block, W, scratch)
-        keep_h, keep_c, input_mask, _ = block.masks[t]
-        kernels.lstm_forward(
-            a, h[t], c[t], keep_h, keep_c, input_mask, h[t + 1], c[t + 1], block.kept[t], scratch
-        )  # kept: tanh(c~)
+    def step(self, t: int, block: Block) -> None:
+        (h, c), a, kept = block.states, self.recur(t, block), block.kept[t]  # kept: tanh(c~)
+        self.kernels.cells.lstm_forward(a, h[t], c[t], *block.masks[t][:3], h[t + 1], c[t + 1], kept, block.scratch)
 
-    def step_back(
-        self, t: int, block: Block, W: list[Array], d: list[Array], d_old: list[Array], scratch: Array
-    ) -> None:
-        self.gates_back(t, block, d, d_old, scratch)
-        d_seen = kernels.product(W[0], block.a[t], d[0], scratch)
-        d_old[0] += masked(d_seen, block.masks[t][-1])
+    def step_back(self, t: int, block: Block, d: list[Array], more: list[Any], d_old: list[Array]) -> None:
+        self.gates_back(t, block, d, more, d_old)
+        product = self.kernels.cells.add_product
+        product(block.W[0], block.a[t], d_old[0], block.masks[t][-1], d[0], block.scratch)
 
-    def gates_back(self, t: int, block: Block, d: list[Array], d_old: list[Array], scratch: Array) -> None:
+    def gates_back(self, t: int, block: Block, d: list[Array], more: list[Any], d_old: list[Array]) -> None:
         """The part of a step back that has no product in it."""
-        a, c, (keep_h, keep_c, input_mask, _) = block.a[t], block.states[1], block.masks[t]
-        (dh, dc), (dh_old, dc_old) = d, d_old
-        kernels.lstm_backward(a, c[t], block.kept[t], keep_h, keep_c, input_mask, dh, dc, dh_old, dc_old, scratch)
+        a, c, masks = block.a[t], block.states[1], block.masks[t][:3]
+        self.kernels.cells.lstm_backward(a, c[t], block.kept[t], *masks, *d, *more, *d_old, block.scratch)
 
 
 class OutputGateSequence(LSTMSequence):
@@ -157,6 +150,8 @@ class OutputGateSequence(LSTMSequence):
     is no older gate, and o_t stands for it.
     """
 
+    replayable = False
+
     def new_share(self, block: Block, t: int) -> Any:
         """How much of the new output gate is taken."""
         return block.masks[t][2]
@@ -166,20 +161,20 @@ class OutputGateSequence(LSTMSequence):
         o, o_before = block.a[t][2 * H : 3 * H], block.a[max(t - 1, 0)][2 * H : 3 * H]
         return o_before + self.new_share(block, t) * (o - o_before)
 
-    def step(self, t: int, block: Block, W: list[Array], scratch: Array) -> None:
-        super().step(t, block, W, scratch)
+    def step(self, t: int, block: Block) -> None:
+        super().step(t, block)
         h, keep_h = block.states[0], block.masks[t][0]
         new_h = self.mixed_gate(block, t) * block.kept[t]
         h[t + 1] = new_h if keep_h is None else keep_h * h[t] + (new_h - keep_h * new_h)
 
-    def gates_back(self, t: int, block: Block, d: list[Array], d_old: list[Array], scratch: Array) -> None:
+    def gates_back(self, t: int, block: Block, d: list[Array], more: list[Any], d_old: list[Array]) -> None:
         H, (keep_h, *_) = len(d[0]), block.masks[t]
         a_o, share = block.a[t][2 * H : 3 * H], self.new_share(block, t)
         o, mixed = a_o.copy(), self.mixed_gate(block, t)
         d_mixed = (d[0] if keep_h is None else d[0] - keep_h * d[0]) * block.kept[t]
         later = 0 if block.carry is None else block.carry  # what the step after this one asks of o
         a_o[...] = mixed
-        super().gates_back(t, block, d, d_old, scratch)
+        super().gates_back(t, block, d, more, d_old)
         block.carry = d_mixed - share * d_mixed  # of o_{t-1}
         d_o = share * d_mixed + later + (block.carry if t == 0 else 0)
         a_o[...] = d_o * o * (1 - o)
@@ -195,18 +190,20 @@ class PrintedOutputGateSequence(OutputGateSequence):
 class AuthorsOutputGateSequence(LSTMSequence):
     """The authors' flag --ogates_zoneout: after zoneout, h <- d * h + (1 - d) * f * h_{t-1}; d is the input mask."""
 
-    def step(self, t: int, block: Block, W: list[Array], scratch: Array) -> None:
-        super().step(t, block, W, scratch)
+    replayable = False
+
+    def step(self, t: int, block: Block) -> None:
+        super().step(t, block)
         h, share, H = block.states[0], block.masks[t][2], len(block.states[0][t])
         old = block.a[t][H : 2 * H] * h[t]
         h[t + 1] = old + share * (h[t + 1] - old)
 
-    def gates_back(self, t: int, block: Block, d: list[Array], d_old: list[Array], scratch: Array) -> None:
+    def gates_back(self, t: int, block: Block, d: list[Array], more: list[Any], d_old: list[Array]) -> None:
         h, share, H = block.states[0], block.masks[t][2], len(d[0])
         a_f = block.a[t][H : 2 * H]
         f, d_fh = a_f.copy(), d[0] - share * d[0]
         d[0] -= d_fh
-        super().gates_back(t, block, d, d_old, scratch)
+        super().gates_back(t, block, d, more, d_old)
         a_f += d_fh * h[t] * f * (1 - f)
         d_old[0] += d_fh * f
 
@@ -229,24 +226,22 @@ class GRUSequence(Recurrence):
 
     groups, order, sigmoids = (2, 1), (0, 1, 2), 2  # r and z multiply h, n multiplies r * h
 
-    def step(self, t: int, block: Block, W: list[Array], scratch: Array) -> None:
+    def step(self, t: int, block: Block) -> None:
         h, a, (keep_h, input_mask, _) = block.states[0], block.a[t], block.masks[t]
-        H, seen = len(h[t]), self.seen(block, t)
-        a[: 2 * H] += kernels.product(W[0], seen, scratch[: 2 * H], scratch)
-        kernels.gru_gates_forward(a, seen, block.kept[t])  # kept: r * h
-        a[2 * H :] += kernels.product(W[1], block.kept[t], scratch[:H], scratch)
-        kernels.gru_forward(a, h[t], keep_h, input_mask, h[t + 1], scratch)
+        H, seen, scratch, cells = len(h[t]), self.see(t, block), block.scratch, self.kernels.cells
+        cells.add_product(block.W[0], seen, a[: 2 * H], None, scratch[: 2 * H], scratch)
+        cells.gru_gates_forward(a, seen, block.kept[t])  # kept: r * h
+        cells.add_product(block.W[1], block.kept[t], a[2 * H :], None, scratch[:H], scratch)
+        cells.gru_forward(a, h[t], keep_h, input_mask, h[t + 1], scratch)
 
-    def step_back(
-        self, t: int, block: Block, W: list[Array], d: list[Array], d_old: list[Array], scratch: Array
-    ) -> None:
+    def step_back(self, t: int, block: Block, d: list[Array], more: list[Any], d_old: list[Array]) -> None:
         h, a, (keep_h, input_mask, hidden_mask) = block.states[0], block.a[t], block.masks[t]
-        (dh,), (dh_old,), H = d, d_old, len(h[t])
-        kernels.gru_backward(a, h[t], keep_h, input_mask, dh, dh_old, scratch)
-        d_reset = kernels.product(W[1], a[2 * H :], dh, scratch)  # of r * h
-        kernels.gru_gates_backward(a, self.seen(block, t), d_reset, scratch)
-        dh_old += masked(d_reset, hidden_mask)
-        dh_old += masked(kernels.product(W[0], a[: 2 * H], dh, scratch), hidden_mask)
+        (dh,), (dh_old,), H, scratch, cells = d, d_old, len(d[0]), block.scratch, self.kernels.cells
+        cells.gru_backward(a, h[t], keep_h, input_mask, dh, *more, dh_old, scratch)
+        d_reset = cells.product(block.W[1], a[2 * H :], dh, scratch)  # of r * h
+        seen = h[t] if block.seen is None else block.seen[t]
+        cells.gru_gates_backward(a, seen, hidden_mask, d_reset, dh_old, scratch)
+        cells.add_product(block.W[0], a[: 2 * H], dh_old, hidden_mask, dh, scratch)
 
     def operand(self, group: int, block: Block, steps: slice) -> Array:
         return super().operand(group, block, steps) if group == 0 else block.kept[steps]
@@ -256,44 +251,19 @@ class TanhSequence(Recurrence):
     """`rnn` as a node of the graph; inputs x, h0, W_x, W_h, b, output h."""
 
     groups, order, sigmoids = (1,), (0,), 0
-    keeps_more = False
+    keeps_more, relu = False, False
 
-    def step(self, t: int, block: Block, W: list[Array], scratch: Array) -> None:
-        h, a = block.states[0], self.recur(t, block, W, scratch)
-        self.activate(a)
-        kernels.rnn_forward(a, h[t], block.masks[t][0], h[t + 1], scratch)
+    def step(self, t: int, block: Block) -> None:
+        h, a = block.states[0], self.recur(t, block)
+        self.kernels.cells.rnn_forward(a, h[t], block.masks[t][0], self.relu, h[t + 1], block.scratch)
 
-    def step_back(
-        self, t: int, block: Block, W: list[Array], d: list[Array], d_old: list[Array], scratch: Array
-    ) -> None:
-        a, (dh,), (dh_old,) = block.a[t], d, d_old
-        kernels.rnn_backward(dh, block.masks[t][0], dh_old)
-        self.activate_back(a, dh)
-        dh_old += masked(kernels.product(W[0], a, dh, scratch), block.masks[t][-1])
-
-    def activate(self, a: Array) -> None:
-        array_module(a).tanh(a, out=a)
-
-    def activate_back(self, a: Array, d: Array) -> None:
-        """``a``: in, the activation; out, dLoss/d(pre-activation)."""
-        xp = array_module(a)
-        xp.multiply(a, a, out=a)
-        xp.subtract(1, a, out=a)
-        a *= d
+    def step_back(self, t: int, block: Block, d: list[Array], more: list[Any], d_old: list[Array]) -> None:
+        a, (keep_h, _, hidden_mask), cells = block.a[t], block.masks[t], self.kernels.cells
+        cells.rnn_backward(a, keep_h, self.relu, *d, *more, *d_old)
+        cells.add_product(block.W[0], a, d_old[0], hidden_mask, d[0], block.scratch)
 
 
 class ReluSequence(TanhSequence):
     """The same with a rectifier."""
 
-    def activate(self, a: Array) -> None:
-        a *= a.real > 0
-
-    def activate_back(self, a: Array, d: Array) -> None:
-        array_module(a).multiply(d, a.real > 0, out=a)
-
-
-def masked(d: Array, mask: Any) -> Array:
-    """``d``, multiplied in place by the mask, if there is one."""
-    if mask is not None:
-        d *= mask
-    return d
+    relu = True

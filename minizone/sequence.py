@@ -3,7 +3,8 @@
 Examples do not meet inside a recurrent layer, so where a step is large the columns are split into as many blocks as
 there are cores, and each block goes through all its time steps in a thread of its own without waiting for the others.
 Where a step is small there is one block, and another core gets the work that covers many time steps at once.
-What each of these is worth is measured in benchmarks/README.md.
+What each of these is worth is measured in benchmarks/README.md. On a GPU there is one block, and the loop is played
+back: it reads and writes what is in its workspace, and nothing else.
 """
 
 from __future__ import annotations
@@ -12,16 +13,20 @@ import itertools
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from minizone.backend import Array, array_module
-from minizone.inputs import check_shapes, is_wide, parts_of, per_step, projection
-from minizone.kernels import cpu as kernels
+from minizone.cuda import workspace
+from minizone.inputs import check_shapes, of_columns, parts_of, per_step
+from minizone.kernels import CPU, Kernels, cpu, cpu_tokens, kernels_for
+
 from minizone.tensor import Function, Tensor
 from minizone.threads import cores, follower, in_threads, one_blas_thread
 from minizone.weight_gradients import WeightGradients
+from minizone.workspace import Workspace
 
 FEWEST_COLUMNS = 8  # a block narrower than a vector register would leave it half empty
 WORTH_BLOCKS = 6e7  # multiplications a step from which on blocks of columns in threads win
@@ -47,11 +52,15 @@ class Block:
     """Some columns of a sequence, and what the forward pass keeps of them for the backward pass."""
 
     columns: slice
+    place: Workspace  # of all these arrays
+    W: list[Array]  # the weights of each group, as the products want them
+    scratch: Array
     masks: list[tuple[Any, ...]]  # of every step: one keep for each state, then input_mask, hidden_mask
     a: Array  # (T, G H, b) gates; after the backward pass, dLoss/d(pre-activations)
     states: list[Array]  # each (T + 1, H, b): the initial state, then those after zoneout
     kept: Array  # (T, H, b) one more number a unit: tanh(c~) of an LSTM, r * h of a GRU
     below: Array | None = None  # (T + 1, H + 1 + D, b): rows of h, ones and x, where one product takes all; h is a view
+    seen: Array | None = None  # (T, H, b): h_{t-1} behind its mask, where there is one
     carry: Any = None  # from one step to the next, where a cell needs it
 
 
@@ -73,6 +82,8 @@ class Recurrence(Function):
     order: tuple[int, ...]  # in which the kernels want the gates: sigmoids side by side
     sigmoids: int  # how many of them are: half of their pre-activations is computed, since sigmoid(a) = (tanh(a/2)+1)/2
     keeps_more = True  # whether the cell uses `Block.kept`
+    replayable = True  # whether a step allocates nothing, and so can be recorded
+    kernels: Kernels
 
     def __init__(
         self,
@@ -85,29 +96,25 @@ class Recurrence(Function):
         self.masks = tuple(mask.data if isinstance(mask, Tensor) else mask for mask in masks)
         self.record = record
 
-    def step(self, t: int, block: Block, W: list[Array], scratch: Array) -> None:
+    def step(self, t: int, block: Block) -> None:
         """From ``a[t]``, the projected inputs, and ``states[.][t]`` to the gates ``a[t]`` and ``states[.][t + 1]``."""
         raise NotImplementedError
 
-    def step_back(self, t: int, block: Block, W: list[Array], d: list[Array], d_old: list[Array], scratch: Array):
+    def step_back(self, t: int, block: Block, d: list[Array], more: list[Any], d_old: list[Array]) -> None:
         """From ``d``, dLoss/d(states[.][t + 1]), to ``d_old``, of states[.][t], and dLoss/d(pre-activations) in a[t].
 
-        ``d`` is used up, but that of c ends as dLoss/d(c~).
+        ``more``: what the loss asks of states[.][t] by itself. ``d`` ends as dLoss/d(the candidates).
         """
         raise NotImplementedError
 
     def operand(self, group: int, block: Block, steps: slice) -> Array:
         """What a group of rows of W_h multiplied in some steps, (n, H, b): the hidden states, behind their mask."""
-        return self.seen(block, steps)
+        return (block.states[0] if block.seen is None else block.seen)[steps]
 
-    def seen(self, block: Block, t: Any) -> Array:
+    def see(self, t: int, block: Block) -> Array:
         """h_{t-1} as the weights see it: behind the hidden mask."""
-        if self.masks[-1] is None:
-            return block.states[0][t]
-        if isinstance(t, int):
-            return block.masks[t][-1] * block.states[0][t]
-        xp = array_module(block.a)
-        return xp.stack([self.seen(block, k) for k in range(t.start, t.stop)])
+        h = block.states[0][t]
+        return h if block.seen is None else array_module(h).multiply(block.masks[t][-1], h, out=block.seen[t])
 
     def is_joined(self, x: Array, H: int) -> bool:
         """Whether one product a step, [W_h b W_x] times rows of h, ones and x, replaces one for h and one for x.
@@ -117,12 +124,12 @@ class Recurrence(Function):
         """
         return len(self.groups) == 1 and self.masks[-1] is None and x.ndim == 3 and 2 * x.shape[1] <= H
 
-    def recur(self, t: int, block: Block, W: list[Array], scratch: Array) -> Array:
+    def recur(self, t: int, block: Block) -> Array:
         """The pre-activations a[t] of all gates: what comes from the inputs and what comes from h_{t-1}."""
-        a = block.a[t]
+        a, scratch, cells = block.a[t], block.scratch, self.kernels.cells
         if block.below is not None:
-            return kernels.product(W[0], block.below[t], a, scratch)
-        a += kernels.product(W[0], self.seen(block, t), scratch[: len(a)], scratch)
+            return cells.product(block.W[0], block.below[t], a, scratch)
+        cells.add_product(block.W[0], self.see(t, block), a, None, scratch[: len(a)], scratch)
         return a
 
     def rows(self, H: int) -> list[slice]:
@@ -142,83 +149,110 @@ class Recurrence(Function):
 
     def forward(self, x: Array, *arguments: Array) -> tuple[Array, ...]:
         *initial, W_x, W_h, b = arguments
-        gates = sum(self.groups)
+        gates, self.kernels = sum(self.groups), kernels_for(W_h)
         check_shapes(gates, x, tuple(initial), W_x, W_h, b)
-        xp, T, B, H = array_module(W_h), x.shape[0], x.shape[-1], W_h.shape[1]
+        if x.dtype.kind in "iu":
+            self.kernels.tokens.check_tokens(x, W_x.shape[1])
+        xp, T, B, H, cells = array_module(W_h), x.shape[0], x.shape[-1], W_h.shape[1], self.kernels.cells
         dtype = xp.result_type(*(v for v in (x, *arguments) if v.dtype.kind in "fc"))
-        masks = [per_step(mask, (T, H, B)) for mask in self.masks]
         slices, joined = column_blocks(W_h, B), self.is_joined(x, H)
         outputs = [xp.empty((T, H, B), dtype) for _ in initial] if len(slices) > 1 else []
-        W_h, W_x, b = (self.arranged(weight, 0.5) for weight in (W_h, W_x, b))
+        W_h, W_x, b = (self.arranged(weight.astype(dtype, copy=False), 0.5) for weight in (W_h, W_x, b))
         W = [xp.concatenate([W_h, b[:, None], W_x], axis=1)] if joined else [W_h[rows] for rows in self.rows(H)]
-        W = [kernels.small_blocks(w, -(-B // len(slices))) if len(slices) > 1 else w[None, None] for w in W]
+        W = [cells.small_blocks(w, -(-B // len(slices))) if len(slices) > 1 else w[None, None] for w in W]
+        shapes = T, B, H, x.shape[1] if x.ndim == 3 else None, W_x.shape, str(dtype), joined
+        replayable = self.replayable and self.record is None and self.kernels is not CPU
 
         def run(columns: slice) -> Block:
+            place = workspace(xp, (type(self), *shapes, *map(signature, self.masks)) if replayable else None)
             x_block = xp.ascontiguousarray(x[..., columns])
             width = x_block.shape[-1]
-            a, scratch = xp.empty((T, gates * H, width), dtype), xp.empty((max(gates, 2) * H, width), dtype)
+            masks = [
+                per_step(place.hold(f"mask {n}", of_columns(mask, columns, B), dtype), (T, H, width))
+                for n, mask in enumerate(self.masks)
+            ]
             block = Block(
                 columns,
-                [tuple(at[..., columns] if is_wide(at, B) else at for at in step) for step in zip(*masks, strict=True)],
-                a,
-                [xp.empty((T + 1, H, width), dtype) for _ in initial],
-                xp.empty((T, H, width) if self.keeps_more else 0, dtype),
+                place,
+                [place.hold(f"W {n}", w) for n, w in enumerate(W)],
+                place.room("scratch", (max(gates, 2) * H, width), dtype),
+                list(zip(*masks, strict=True)),
+                place.room("a", (T, gates * H, width), dtype),
+                [place.room(f"state {n}", (T + 1, H, width), dtype) for n in range(joined, len(initial))],
+                place.room("kept", (T if self.keeps_more else 0, H, width), dtype),
             )
             if joined:
-                block.below = xp.empty((T + 1, H + 1 + x.shape[1], width), dtype)
+                block.below = place.room("below", (T + 1, H + 1 + x.shape[1], width), dtype)
                 block.below[:, H], block.below[:T, H + 1 :] = 1, x_block
-                block.states[0] = block.below[:, :H]
+                block.states.insert(0, block.below[:, :H])
+            if self.masks[-1] is not None:
+                block.seen = place.room("seen", (T, H, width), dtype)
             for state, start in zip(block.states, initial, strict=True):
                 state[0] = start[:, columns]
-            project = None if joined else projection(x_block, W_x, b, a)
-            for t in range(T):
-                if project:
-                    project(t)
-                self.step(t, block, W, scratch)
-                for output, state in zip(outputs, block.states, strict=False):
-                    output[t, :, columns] = state[t + 1]
+            project = None if joined else self.kernels.tokens.projection(x_block, W_x, b, block.a)
+
+            def steps() -> None:
+                for t in range(T):
+                    if project:
+                        project(t)
+                    self.step(t, block)
+                    for output, state in zip(outputs, block.states, strict=False):
+                        output[t, :, columns] = state[t + 1]
+
+            place.loop("forward", steps)
             return block
 
         with one_blas_thread() if len(slices) > 1 else nullcontext():
             blocks = in_threads(run, slices)
+        found = tuple(outputs or (blocks[0].place.outlet(state[1:]) for state in blocks[0].states))
         self.arrays, self.blocks = (x, *arguments), blocks if any(self.needs) else []
-        return tuple(outputs or (state[1:] for state in blocks[0].states))
+        if not self.blocks:
+            blocks[0].place.give_back()
+        return found
 
     def backward(self, *d_out: Array | None) -> tuple[Array | None, ...]:
         x, *initial, W_x, W_h, _ = self.arrays
         if not self.blocks:  # a second backward pass: the first one has overwritten the gates
             self.forward(*self.arrays)
-        xp, T, B, H = array_module(W_h), x.shape[0], x.shape[-1], W_h.shape[1]
-        dtype, gates = self.blocks[0].a.dtype, sum(self.groups)
+        xp, T, B, H, cells = array_module(W_h), x.shape[0], x.shape[-1], W_h.shape[1], self.kernels.cells
+        dtype = self.blocks[0].a.dtype
         d_initial = [xp.empty((H, B), dtype) for _ in initial]
-        W_arranged, n, widest = self.arranged(W_h, 1), len(self.blocks), -(-B // len(self.blocks))
+        W_arranged, n, widest = (
+            self.arranged(W_h.astype(dtype, copy=False), 1),
+            len(self.blocks),
+            -(-B // len(self.blocks)),
+        )
         W = [W_arranged[rows].T for rows in self.rows(H)]
         W = [
-            kernels.small_blocks(w, widest, k) if n > 1 else xp.ascontiguousarray(w)[None, None]
+            cells.small_blocks(w, widest, k) if n > 1 else xp.ascontiguousarray(w)[None, None]
             for w, k in zip(W, self.groups, strict=True)
         ]
         if self.record:
             self.record.states, self.record.candidates = ([xp.empty((T, H, B), dtype) for _ in initial] for _ in "sc")
-
-        parts, gradients = parts_of(T, B), WeightGradients(self, x, W_x, H, dtype)
+        parts = parts_of(T, B, self.kernels.tokens.PART)
+        gradients = WeightGradients(self, x, W_x, H, dtype)
 
         def run(block: Block, later: Callable[..., Any] = lambda *nothing: None) -> None:
-            columns, width = block.columns, block.a.shape[-1]
-            d, d_old = ([xp.zeros((H, width), dtype) for _ in initial] for _ in "no")
-            scratch = xp.empty((max(gates, 2) * H, width), dtype)
-            for part in reversed(parts):
+            columns, place, width = block.columns, block.place, block.a.shape[-1]
+            block.W = [place.hold(f"W back {k}", w) for k, w in enumerate(W)]
+            outs = [place.hold(f"d out {k}", None if g is None else g[..., columns]) for k, g in enumerate(d_out)]
+            d, d_old = ([place.room(f"d {k}{m}", (H, width), dtype) for k in range(len(initial))] for m in "no")
+            for d_state, out in zip(d, outs, strict=True):
+                d_state[...] = 0 if out is None or T == 0 else out[-1]
+
+            def steps_back(part: slice) -> None:
                 for t in reversed(range(part.start, part.stop)):
-                    for d_state, out in zip(d, d_out, strict=True):
-                        if out is not None:
-                            d_state += out[t, :, columns]
+                    now, old = (d, d_old) if (T - t) % 2 else (d_old, d)
                     if self.record:
-                        self._note_before(t, block, d)
-                    self.step_back(t, block, W, d, d_old, scratch)
-                    if self.record and len(d) > 1:
-                        self.record.candidates[1][t, :, columns] = d[1]
-                    d, d_old = d_old, d
+                        self._note_before(t, block, now)
+                    self.step_back(t, block, now, [None if g is None or t == 0 else g[t - 1] for g in outs], old)
+                    if self.record and len(now) > 1:
+                        self.record.candidates[1][t, :, columns] = now[1]
+
+            for part in reversed(parts):
+                place.loop(("back", *(g is None for g in outs)), partial(steps_back, part))
                 later(gradients.add, part, self.blocks)
-            for whole, d_state in zip(d_initial, d, strict=True):
+            for whole, d_state in zip(d_initial, d_old if T % 2 else d, strict=True):
                 whole[:, columns] = d_state
 
         if n == 1:
@@ -229,6 +263,7 @@ class Recurrence(Function):
                 in_threads(run, self.blocks)
             for part in parts:
                 gradients.add(part, self.blocks)
+        self.blocks[0].place.give_back()
         self.blocks = []
         dW = gradients.dW
         return gradients.dx, *d_initial, dW[:, H + 1 :], dW[:, :H], dW[:, H]
@@ -242,6 +277,11 @@ class Recurrence(Function):
         self.record.candidates[0][t, :, block.columns] = d[0] if keep is None else d[0] - keep * d[0]
 
 
+def signature(mask: Any) -> Any:
+    """What of a mask is fixed where a loop is recorded: the shape of an array, the value of a number."""
+    return getattr(mask, "shape", mask)
+
+
 def column_blocks(W_h: Array, B: int) -> list[slice]:
     """Slices of the B columns, one a core; a single one where a step is too small to be worth the threads' meetings.
 
@@ -249,7 +289,7 @@ def column_blocks(W_h: Array, B: int) -> list[slice]:
     better (6.1 s instead of 8.2 at T, B, H = 180, 128, 2000).
     """
     n = max(1, min(cores(), B // FEWEST_COLUMNS)) if W_h.size * B > WORTH_BLOCKS and array_module(W_h) is np else 1
-    if W_h.shape[-1] * -(-B // n) * kernels.FEWEST_ROWS > kernels.SMALL_PRODUCT:
+    if W_h.shape[-1] * -(-B // n) * cpu.FEWEST_ROWS > cpu.SMALL_PRODUCT:
         n = 1
     edges = [B * k // n for k in range(n + 1)]
     return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
@@ -260,5 +300,5 @@ def worth_following(W_h: Array, T: int, B: int) -> bool:
 
     In a large step the products are nearly all of the time, and better shared by both cores.
     """
-    long, narrow = len(parts_of(T, B)) >= WORTH_FOLLOWER, W_h.size * B <= WORTH_BLOCKS
+    long, narrow = len(parts_of(T, B, cpu_tokens.PART)) >= WORTH_FOLLOWER, W_h.size * B <= WORTH_BLOCKS
     return cores() > 1 and long and narrow and array_module(W_h) is np

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from minizone.backend import Array, array_module
-from minizone.inputs import add_up_tokens, columns_below
+from minizone.inputs import columns_below
+from minizone.kernels import kernels_for
 from minizone.threads import in_threads
 
 if TYPE_CHECKING:
@@ -61,5 +62,5 @@ class WeightGradients:
         if len(below) == H + 1 < self.dW.shape[1]:
             if self.is_first:
                 self.dW[:, H + 1 :] = 0
-            add_up_tokens(da, x, self.dW[:, H + 1 :])
+            kernels_for(da).tokens.add_up_tokens(da, x, self.dW[:, H + 1 :])
         self.is_first = False

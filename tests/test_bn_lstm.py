@@ -25,10 +25,11 @@ from helpers import (
     tensors,
 )
 
-from minizone import Tensor, gradcheck, inputs, sequence
+from minizone import Tensor, gradcheck, sequence
 from minizone.batchnorm import Statistics, bn_lstm
 from minizone.cells import batch_normalize, bn_lstm_cell, bn_lstm_unrolled
 from minizone.kernels import cpu_bn as kernels
+from minizone.kernels import cpu_tokens
 from minizone.optim import Adam
 from minizone.sequence import StateGradients
 
@@ -283,7 +284,7 @@ def test_gradients_of_weights_do_not_depend_on_how_many_steps_are_taken_at_once_
 ):
     arguments = bn_problem(7, 3, tokens=tokens)
     options = masks("independent", 7, H, 3) | {"hidden_mask": hidden_mask("constant hidden mask", 7, H, 3)}
-    monkeypatch.setattr(inputs, "PART", columns)
+    monkeypatch.setattr(cpu_tokens, "PART", columns)
     monkeypatch.setattr(sequence, "WORTH_FOLLOWER", worth_following)
     monkeypatch.setattr(sequence, "cores", lambda: 2)
     assert_same(run(bn_lstm, arguments, options), run(bn_lstm_unrolled, arguments, options), ROUNDING)

@@ -22,8 +22,9 @@ from helpers import (
     tensors,
 )  # fmt: skip
 
-from minizone import inputs, lstm, sequence
+from minizone import lstm, sequence
 from minizone.cells import lstm_unrolled
+from minizone.kernels import cpu_tokens
 
 # ---- columns in threads, rows in blocks
 
@@ -147,7 +148,7 @@ def test_gradients_of_weights_do_not_depend_on_how_many_steps_are_taken_at_once_
     monkeypatch, worth_following, features, tokens, columns, options
 ):
     arguments = problem(7, 3, D=features, tokens=tokens)
-    monkeypatch.setattr(inputs, "PART", columns)
+    monkeypatch.setattr(cpu_tokens, "PART", columns)
     monkeypatch.setattr(sequence, "WORTH_FOLLOWER", worth_following)
     monkeypatch.setattr(sequence, "cores", lambda: 2)
     assert_same(run(lstm, arguments, options), run(lstm_unrolled, arguments, options), ROUNDING)
@@ -155,7 +156,7 @@ def test_gradients_of_weights_do_not_depend_on_how_many_steps_are_taken_at_once_
 
 def test_the_thread_behind_the_loop_gives_the_same_bits_every_time(monkeypatch):
     arguments, options = problem(40, 3), masks("independent", 40, H, 3)
-    monkeypatch.setattr(inputs, "PART", 6)
+    monkeypatch.setattr(cpu_tokens, "PART", 6)
     expected = run(lstm, arguments, options)
     monkeypatch.setattr(sequence, "WORTH_FOLLOWER", 1)
     monkeypatch.setattr(sequence, "cores", lambda: 2)
@@ -166,10 +167,10 @@ def test_the_thread_behind_the_loop_gives_the_same_bits_every_time(monkeypatch):
 
 @pytest.mark.parametrize("shape", [(7, 160, 3), (1, 130, 5), (3, 130, 1)])
 def test_wide_inputs_are_projected_many_steps_at_once(monkeypatch, shape):
-    monkeypatch.setattr(inputs, "PART", 9)
+    monkeypatch.setattr(cpu_tokens, "PART", 9)
     T, D, B = shape
     arguments = problem(T, B, D=D, H=40)  # 160 rows: more than WORTH_COLUMNS
-    assert min(arguments["W_x"].shape) >= inputs.WORTH_COLUMNS
+    assert min(arguments["W_x"].shape) >= cpu_tokens.WORTH_COLUMNS
     assert_same(run(lstm, arguments, {}), run(lstm_unrolled, arguments, {}), ROUNDING)
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from helpers import assert_same
 
-from minizone import Tensor, optim
+from minizone import Tensor
+from minizone.kernels import cpu_optim
 from minizone.optim import Adam
 
 SHAPES = [(3, 4), (5,), (1,), (2, 1, 3), ()]
@@ -242,14 +243,14 @@ def test_pieces_of_any_size_give_the_same_to_the_bit(monkeypatch, piece, options
     """More parameters than one piece has room for; the last piece is cut off, and the norm is over all."""
     whole, pieces = parameters(), parameters()
     updates(Adam(whole, 0.02, **options), 5)
-    monkeypatch.setattr(optim, "PIECE", piece)
+    monkeypatch.setattr(cpu_optim, "PIECE", piece)
     updates(Adam(pieces, 0.02, **options), 5)
     assert np.array_equal(flat(whole), flat(pieces))
 
 
 def test_more_parameters_than_the_real_piece_has_room_for():
     rng = np.random.default_rng(0)
-    start, grads = rng.standard_normal(optim.PIECE + 1000), rng.standard_normal((2, optim.PIECE + 1000))
+    start, grads = rng.standard_normal(cpu_optim.PIECE + 1000), rng.standard_normal((2, cpu_optim.PIECE + 1000))
     p = Tensor(start.copy())
     optimizer = Adam([p], 0.02)
     for g in grads:

@@ -11,6 +11,7 @@ from helpers import assert_same
 from test_optim import SHAPES, N, flat, give, gradients, parameters, updates
 
 from minizone import Tensor, checkpoint, optim
+from minizone.kernels import cpu_optim
 from minizone.optim import SGD, Adam, Momentum, Optimizer, RMSProp, decayed, make
 
 KINDS = [SGD, Momentum, RMSProp, Adam]
@@ -139,11 +140,11 @@ def test_float32_stays_float32(kind, clipping):
 def test_pieces_of_any_size_give_the_same_to_the_bit(monkeypatch, kind, clipping, piece):
     _, grads = start_and_grads(5)
     whole = trained(kind(parameters(), 0.02, **clipping), grads)
-    monkeypatch.setattr(optim, "PIECE", piece)
+    monkeypatch.setattr(cpu_optim, "PIECE", piece)
     assert np.array_equal(trained(kind(parameters(), 0.02, **clipping), grads), whole)
 
 
-@pytest.mark.parametrize("size", [optim.PIECE - 1, optim.PIECE, optim.PIECE + 1, 2 * optim.PIECE])
+@pytest.mark.parametrize("size", [cpu_optim.PIECE - 1, cpu_optim.PIECE, cpu_optim.PIECE + 1, 2 * cpu_optim.PIECE])
 @all_kinds
 def test_borders_of_the_real_pieces(kind, size):
     rng = np.random.default_rng(0)

@@ -40,6 +40,14 @@ def product(blocks: Array, h: Array, out: Array, scratch: Array) -> Array:
     return out
 
 
+def add_product(blocks: Array, h: Array, out: Array, mask: Array | None, room: Array, scratch: Array) -> None:
+    """``out += mask * (W @ h)``, (M, B), as `product`; room is for M * B numbers of its own."""
+    found = product(blocks, h, room, scratch)
+    if mask is not None:
+        found *= mask
+    out += found
+
+
 def lstm_forward(
     a: Array,
     h: Array,
@@ -83,6 +91,8 @@ def lstm_backward(
     input_mask: Array | None,
     dh: Array,
     dc: Array,
+    more_h: Array | None,
+    more_c: Array | None,
     dh_old: Array,
     dc_old: Array,
     scratch: Array,
@@ -90,15 +100,16 @@ def lstm_backward(
     """One step of the LSTM backwards, up to its products.
 
     In: ``a`` (4H, B) the gates, in the order i, f, o, g; ``c`` (H, B) the previous cell; ``dh``, ``dc`` (H, B)
-    dLoss/d(the states after zoneout), which are used up. Out: ``a`` dLoss/d(pre-activations); ``dc_old``
-    dLoss/d(previous cell); ``dh_old`` the part of dLoss/d(previous h) that does not go through W_h. Scratch: (4H, B).
+    dLoss/d(the states after zoneout), which are used up; ``more_h``, ``more_c`` (H, B) what the loss asks of the
+    previous states by itself. Out: ``a`` dLoss/d(pre-activations); ``dc_old`` dLoss/d(previous cell); ``dh_old`` the
+    part of dLoss/d(previous h) that does not go through W_h; ``dc`` dLoss/dc~. Scratch: (4H, B).
     """
     xp, H = array_module(a), len(c)
     i, f, o, g = a[:H], a[H : 2 * H], a[2 * H : 3 * H], a[3 * H :]
     di, df, do, w = (scratch[k * H : (k + 1) * H] for k in range(4))
     sigmoids, d_sigmoids = a[: 3 * H], scratch[: 3 * H]
-    _unmix(dh, keep_h, dh_old)  # dh: now of h~ = o tanh(c~)
-    _unmix(dc, keep_c, dc_old)  # dc: now of c~, as far as it does not go through h~
+    _unmix(dh, keep_h, more_h, dh_old)  # dh: now of h~ = o tanh(c~)
+    _unmix(dc, keep_c, more_c, dc_old)  # dc: now of c~, as far as it does not go through h~
     xp.multiply(tanh_c, tanh_c, out=w)
     xp.subtract(1, w, out=w)
     w *= o
@@ -152,18 +163,26 @@ def gru_forward(
 
 
 def gru_backward(
-    a: Array, h: Array, keep_h: Array | None, input_mask: Array | None, dh: Array, dh_old: Array, scratch: Array
+    a: Array,
+    h: Array,
+    keep_h: Array | None,
+    input_mask: Array | None,
+    dh: Array,
+    more_h: Array | None,
+    dh_old: Array,
+    scratch: Array,
 ) -> None:
     """The second half of a step of the GRU backwards, up to its product.
 
-    In: ``a`` (3H, B) the gates; ``h`` (H, B) the previous state; ``dh`` dLoss/d(the state after zoneout), used up.
-    Out: the rows of z and n of ``a`` dLoss/d(pre-activations); ``dh_old`` the part of dLoss/d(previous state) that goes
-    through no product. Scratch: (3H, B).
+    In: ``a`` (3H, B) the gates; ``h`` (H, B) the previous state; ``dh`` dLoss/d(the state after zoneout), used up;
+    ``more_h`` (H, B) what the loss asks of the previous state by itself. Out: the rows of z and n of ``a``
+    dLoss/d(pre-activations); ``dh_old`` the part of dLoss/d(previous state) that goes through no product. Scratch:
+    (3H, B).
     """
     xp, H = array_module(a), len(h)
     z, n = a[H : 2 * H], a[2 * H :]
     dz, w = scratch[:H], scratch[H : 2 * H]
-    _unmix(dh, keep_h, dh_old)  # dh: now of h~
+    _unmix(dh, keep_h, more_h, dh_old)  # dh: now of h~
     dh_old += xp.multiply(dh, z, out=w)
     if input_mask is None:
         xp.subtract(h, n, out=dz)
@@ -181,11 +200,14 @@ def gru_backward(
     z *= dz  # of the pre-activation of z
 
 
-def gru_gates_backward(a: Array, h: Array, d_reset: Array, scratch: Array) -> None:
+def gru_gates_backward(
+    a: Array, h: Array, hidden_mask: Array | None, d_reset: Array, dh_old: Array, scratch: Array
+) -> None:
     """The first half of a step of the GRU backwards.
 
-    In: the first H rows of ``a`` the gate r; ``h`` (H, B) as the weights see it; ``d_reset`` (H, B) dLoss/d(r * h).
-    Out: these rows dLoss/d(pre-activation of r); ``d_reset`` dLoss/dh, as far as it goes through r h. Scratch: (3H, B).
+    In: the first H rows of ``a`` the gate r; ``h`` (H, B) as the weights see it, behind ``hidden_mask``; ``d_reset``
+    (H, B) dLoss/d(r * h), used up. Out: these rows dLoss/d(pre-activation of r); added to ``dh_old``: what goes through
+    r * h. Scratch: (3H, B).
     """
     xp, r, dr = array_module(a), a[: len(h)], scratch[: len(h)]
     xp.multiply(d_reset, h, out=dr)
@@ -193,18 +215,41 @@ def gru_gates_backward(a: Array, h: Array, d_reset: Array, scratch: Array) -> No
     dr *= r
     xp.subtract(1, r, out=r)
     r *= dr
+    if hidden_mask is not None:
+        d_reset *= hidden_mask
+    dh_old += d_reset
 
 
-def rnn_forward(new: Array, h: Array, keep_h: Array | None, new_h: Array, scratch: Array) -> None:
-    """The end of a step of a simple recurrent network: ``new_h`` (H, B) from h~ = ``new`` and the previous state."""
+def rnn_forward(a: Array, h: Array, keep_h: Array | None, relu: bool, new_h: Array, scratch: Array) -> None:
+    """A step of a simple recurrent network after its product.
+
+    In: ``a`` (H, B) pre-activations; ``h`` (H, B) the previous state. Out: ``a`` = h~, tanh of it or what of it is
+    positive; ``new_h`` (H, B) the state after zoneout. Scratch: (2H, B).
+    """
     u, v = scratch[: len(h)], scratch[len(h) : 2 * len(h)]
-    u[...] = new
+    if relu:
+        a *= a.real > 0
+    else:
+        array_module(a).tanh(a, out=a)
+    u[...] = a
     _mix(h, u, keep_h, new_h, v)
 
 
-def rnn_backward(dh: Array, keep_h: Array | None, dh_old: Array) -> None:
-    """The same backwards: ``dh``, of the state after zoneout, becomes that of h~; ``dh_old`` is what h_{t-1} gets."""
-    _unmix(dh, keep_h, dh_old)
+def rnn_backward(a: Array, keep_h: Array | None, relu: bool, dh: Array, more_h: Array | None, dh_old: Array) -> None:
+    """The same backwards, up to its product.
+
+    In: ``a`` (H, B) = h~; ``dh`` (H, B) dLoss/d(the state after zoneout), used up; ``more_h`` (H, B) what the loss asks
+    of the previous state by itself. Out: ``a`` dLoss/d(pre-activations); ``dh_old`` the part of dLoss/d(previous state)
+    that does not go through W_h; ``dh`` dLoss/dh~.
+    """
+    xp = array_module(a)
+    _unmix(dh, keep_h, more_h, dh_old)
+    if relu:
+        xp.multiply(dh, a.real > 0, out=a)
+        return
+    xp.multiply(a, a, out=a)
+    xp.subtract(1, a, out=a)
+    a *= dh
 
 
 def _mix(old: Array, new: Array, keep: Array | None, out: Array, scratch: Array) -> None:
@@ -218,10 +263,12 @@ def _mix(old: Array, new: Array, keep: Array | None, out: Array, scratch: Array)
     out += new
 
 
-def _unmix(d: Array, keep: Array | None, d_old: Array) -> None:
-    """The mirror of `_mix`: ``d_old = keep * d`` and, in place, ``d = (1 - keep) * d``, the gradient of ``new``."""
+def _unmix(d: Array, keep: Array | None, more: Array | None, d_old: Array) -> None:
+    """The mirror of `_mix`: ``d_old = keep * d + more`` and, in place, ``d = (1 - keep) * d``, that of ``new``."""
     if keep is None:
-        d_old[...] = 0
+        d_old[...] = 0 if more is None else more
         return
     array_module(d).multiply(keep, d, out=d_old)
     d -= d_old
+    if more is not None:
+        d_old += more

@@ -57,6 +57,85 @@ def normalize_backward(
     s_hat *= scale[:, None]
 
 
+def bn_lstm_forward(
+    s_hat: Array,
+    gamma: Array,
+    b: Array,
+    gamma_c: Array,
+    beta_c: Array,
+    statistics: tuple[Array, Array, Array],
+    epsilon: float,
+    given: bool,
+    h: Array,
+    c: Array,
+    keep_h: Array | None,
+    keep_c: Array | None,
+    input_mask: Array | None,
+    a: Array,
+    new_h: Array,
+    new_c: Array,
+    c_hat: Array,
+    tanh_c: Array,
+    ones: Array,
+    scratch: Array,
+) -> None:
+    """One step of the batch-normalized LSTM after its products.
+
+    In: ``s_hat`` (8H, B) = W_x x_t and W_h h_{t-1}; ``gamma`` (8H,), ``b`` (4H,), ``gamma_c``, ``beta_c`` (H,);
+    ``statistics``: mean and biased variance (9H,) of the sums and of c~, which go in if they are ``given`` and else
+    come out, and 1 / sqrt(variance + epsilon), which comes out; ``h``, ``c`` (H, B) the previous states. Out: ``s_hat``
+    normalized; ``a`` (4H, B) the gates i, f, g, o; ``new_h``, ``new_c`` (H, B) the states after zoneout; ``c_hat``
+    (H, B) the normalized c~; ``tanh_c`` (H, B) = tanh(BN(c~)). ``ones`` (B,). Scratch: (8H, B).
+    """
+    H = len(h)
+    sums, cell = (tuple(v[rows] for v in statistics) for rows in (slice(8 * H), slice(8 * H, 9 * H)))
+    normalize_forward(s_hat, *sums, epsilon, given, ones, scratch)
+    bn_lstm_gates_forward(s_hat, gamma, b, c, keep_c, input_mask, a, new_c, c_hat, scratch)
+    normalize_forward(c_hat, *cell, epsilon, given, ones, scratch)
+    bn_lstm_output_forward(a[3 * H :], c_hat, gamma_c, beta_c, h, keep_h, new_h, tanh_c, scratch)
+
+
+def bn_lstm_backward(
+    a: Array,
+    s_hat: Array,
+    c_hat: Array,
+    tanh_c: Array,
+    scale: Array,
+    given: bool,
+    c: Array,
+    keep_h: Array | None,
+    keep_c: Array | None,
+    input_mask: Array | None,
+    dh: Array,
+    dc: Array,
+    more_h: Array | None,
+    more_c: Array | None,
+    dh_old: Array,
+    dc_old: Array,
+    d_gamma: Array,
+    d_beta: Array,
+    room: Array,
+    ones: Array,
+    scratch: Array,
+) -> None:
+    """One step of the batch-normalized LSTM backwards, up to its products.
+
+    In: what `bn_lstm_forward` left in ``a``, ``s_hat``, ``c_hat``, ``tanh_c``, all used up; ``scale`` (9H,) = gamma
+    times 1 / sqrt(variance + epsilon); ``c`` (H, B) the previous cell; ``dh``, ``dc`` (H, B) dLoss/d(the states after
+    zoneout); ``more_h``, ``more_c`` (H, B) what the loss asks of the previous states by itself. Out: ``s_hat`` (8H, B)
+    dLoss/d(W_x x_t and W_h h_{t-1}); ``dc_old`` dLoss/d(previous cell); ``dh_old`` the part of dLoss/d(previous h) that
+    does not go through W_h; ``dh``, ``dc`` dLoss/dh~ and dLoss/dc~; ``d_gamma`` (9H,) of the gains, ``d_beta`` (5H,) of
+    b and of beta_c. ``room`` (H, B), ``ones`` (B,). Scratch: (8H, B).
+    """
+    H = len(c)
+    bn_lstm_output_backward(a[3 * H :], tanh_c, keep_h, dh, more_h, dh_old, room)
+    cell = scale[8 * H :], d_gamma[8 * H :], d_beta[4 * H :]
+    normalize_backward(room, c_hat, *cell, given, ones, scratch)
+    bn_lstm_gates_backward(a, c, keep_c, input_mask, c_hat, dc, more_c, dc_old, scratch)
+    sums = scale[: 8 * H], d_gamma[: 8 * H], d_beta[: 4 * H]
+    normalize_backward(a, s_hat, *sums, given, ones, scratch)
+
+
 def bn_lstm_gates_forward(
     s_hat: Array,
     gamma: Array,
@@ -110,14 +189,16 @@ def bn_lstm_output_forward(
     _mix(h, u, keep_h, new_h, v)
 
 
-def bn_lstm_output_backward(o: Array, tanh_c: Array, keep_h: Array | None, dh: Array, dh_old: Array, d: Array) -> None:
+def bn_lstm_output_backward(
+    o: Array, tanh_c: Array, keep_h: Array | None, dh: Array, more_h: Array | None, dh_old: Array, d: Array
+) -> None:
     """The second half of the step backwards.
 
     In: ``o``; ``tanh_c`` (H, B), used up; ``dh`` (H, B) dLoss/dh_t. Out: ``o`` dLoss/d(its pre-activation); ``d``
     (H, B) dLoss/d(BN(c~)); ``dh`` dLoss/dh~; ``dh_old`` the part of dLoss/dh_{t-1} that does not go through W_h.
     """
     xp = array_module(o)
-    _unmix(dh, keep_h, dh_old)  # dh: now of h~ = o tanh(BN(c~))
+    _unmix(dh, keep_h, more_h, dh_old)  # dh: now of h~ = o tanh(BN(c~))
     xp.multiply(dh, o, out=d)
     xp.subtract(1, o, out=o)
     o *= d
@@ -134,6 +215,7 @@ def bn_lstm_gates_backward(
     input_mask: Array | None,
     d_candidate: Array,
     dc: Array,
+    more_c: Array | None,
     dc_old: Array,
     scratch: Array,
 ) -> None:
@@ -146,7 +228,7 @@ def bn_lstm_gates_backward(
     xp, H = array_module(a), len(c)
     i, f, g = a[:H], a[H : 2 * H], a[2 * H : 3 * H]
     u, v, w = (scratch[k * H : (k + 1) * H] for k in range(3))
-    _unmix(dc, keep_c, dc_old)
+    _unmix(dc, keep_c, more_c, dc_old)
     dc += d_candidate
     dc_old += xp.multiply(dc, f, out=w)
     w *= c  # d_f * f

@@ -1,0 +1,210 @@
+"""What only a GPU has: kernels made from C++ source, matrix products that can be recorded, and CUDA graphs.
+
+Nothing here is used, or compiled, before an array is on a GPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from minizone import backend
+from minizone.backend import Array
+from minizone.workspace import Workspace
+
+CUBLAS_WORKSPACE = 32 * 2**20  # bytes; what NVIDIA advises for its latest GPUs
+MOST_WORKSPACES = 16  # kept for the next sequence of the same shapes
+graphs_allowed = True  # False: every loop is launched step by step
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel that runs its body once for every element, compiled when it is first called; `cupy.ElementwiseKernel`.
+
+    Called with its in- and out-arguments. In the body, ``i`` is the number of the element, parameters are elements, and
+    raw parameters whole arrays.
+    """
+
+    name: str
+    in_params: str
+    out_params: str
+    body: str
+    preamble: str = ""
+
+    def __call__(self, *arguments: Any, **size: int) -> Any:
+        return _compiled(backend.cupy, self)(*arguments, **size)
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """A sum over axes of something that is computed from each element; `cupy.ReductionKernel`."""
+
+    name: str
+    in_params: str
+    out_params: str
+    each: str
+    last: str
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return _compiled(backend.cupy, self)(*arguments, **options)
+
+
+@cache
+def _compiled(cupy: Any, kernel: Kernel | Reduction) -> Callable[..., Any]:
+    if isinstance(kernel, Reduction):
+        parameters = kernel.in_params, kernel.out_params, kernel.each, "a + b", kernel.last, "0", kernel.name
+        return cupy.ReductionKernel(*parameters)
+    return cupy.ElementwiseKernel(
+        kernel.in_params, kernel.out_params, kernel.body, kernel.name, preamble=kernel.preamble, no_return=True
+    )
+
+
+# ---- matrix products
+
+
+class Blas:
+    """cuBLAS, called past CuPy, which refuses to call it while a graph is recorded (cupy issue 6290).
+
+    It gets its workspace from us: otherwise it allocates one inside every graph.
+    """
+
+    def __init__(self, cupy: Any, library: Any):
+        self.library, self.handle, self.stream = library, ctypes.c_void_p(), None
+        pointer, integer = ctypes.c_void_p, ctypes.c_int
+        library.cublasCreate_v2.argtypes = [pointer]
+        library.cublasSetStream_v2.argtypes = [pointer, pointer]
+        library.cublasSetWorkspace_v2.argtypes = [pointer, pointer, ctypes.c_size_t]
+        for gemm in (library.cublasSgemm_v2, library.cublasDgemm_v2):
+            gemm.argtypes = [pointer, *5 * [integer], *2 * [pointer, pointer, integer], pointer, pointer, integer]
+        self._check(library.cublasCreate_v2(ctypes.byref(self.handle)))
+        self.workspace = cupy.empty(CUBLAS_WORKSPACE, "uint8")
+        self.gemms = {"f": (library.cublasSgemm_v2, ctypes.c_float), "d": (library.cublasDgemm_v2, ctypes.c_double)}
+
+    def gemm(self, W: Array, x: Array, out: Array, beta: float) -> None:
+        """``out = W @ x + beta * out``; (M, K), (K, N), (M, N), C-contiguous.
+
+        cuBLAS stores columns one after the other, so what it sees are the transposes: out.T = x.T @ W.T.
+        """
+        stream = backend.cupy.cuda.get_current_stream().ptr
+        if stream != self.stream:  # a change of the stream takes the workspace away
+            self._check(self.library.cublasSetStream_v2(self.handle, stream))
+            size = CUBLAS_WORKSPACE
+            self._check(self.library.cublasSetWorkspace_v2(self.handle, self.workspace.data.ptr, size))
+            self.stream = stream
+        (M, K), N = W.shape, x.shape[1]
+        function, number = self.gemms[out.dtype.char]
+        one, factor = ctypes.byref(number(1)), ctypes.byref(number(beta))
+        of_x, of_W, of_out = ((a.data.ptr, max(1, a.shape[1])) for a in (x, W, out))
+        self._check(function(self.handle, 0, 0, N, M, K, one, *of_x, *of_W, factor, *of_out))
+
+    @staticmethod
+    def _check(status: int) -> None:
+        if status:
+            raise RuntimeError(f"cuBLAS: status {status}")
+
+
+def gemm(W: Array, x: Array, out: Array, beta: float = 0.0) -> None:
+    """``out = W @ x + beta * out`` in place, in the current stream; all of the dtype of ``out`` and C-contiguous."""
+    for array in (W, x, out):
+        if not array.flags.c_contiguous or array.dtype != out.dtype:
+            raise ValueError(f"gemm: an array {array.shape} of {array.dtype} is not contiguous or not of {out.dtype}")
+    if out.size:
+        _blas(backend.cupy, backend.cupy.cuda.Device().id).gemm(W, x, out, beta)
+
+
+@cache
+def _blas(cupy: Any, device: int) -> Blas:
+    return Blas(cupy, load_cublas())
+
+
+def load_cublas() -> Any:
+    """The cuBLAS that CuPy has loaded: looked up through the extension module that is linked with it."""
+    from cupy_backends.cuda.libs import cublas
+
+    return ctypes.CDLL(cublas.__file__)
+
+
+# ---- graphs
+
+
+class ReplayedWorkspace(Workspace):
+    """Arrays that stay where they are from one sequence to the next one of the same shapes.
+
+    So the launches of a loop over time are the same each time: the second time they are recorded as a CUDA graph, and
+    from then on played back with one launch. (The first time compiles kernels and fills the memory pool.)
+    """
+
+    def __init__(self, xp: Any, key: Hashable):
+        super().__init__(xp)
+        self.key, self.arrays, self.graphs = key, {}, {}
+
+    def room(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        if name not in self.arrays:
+            self.arrays[name] = super().room(name, shape, dtype)
+        return self.arrays[name]
+
+    def hold(self, name: str, array: Any, dtype: Any = None) -> Any:
+        if not hasattr(array, "shape"):
+            return array
+        own = self.room(name, array.shape, dtype or array.dtype)
+        own[...] = array
+        return own
+
+    def outlet(self, array: Array) -> Array:
+        return array.copy()
+
+    def loop(self, name: Hashable, body: Callable[[], None]) -> None:
+        if name in self.graphs and self.graphs[name] is None and graphs_allowed:
+            self.graphs[name] = record(body)
+        graph = self.graphs.setdefault(name, None)
+        if graph is None:
+            body()
+        else:
+            graph.launch()
+
+    def give_back(self) -> None:
+        if all(self is not each for each in _shelf.get(self.key, [])):
+            _shelf.setdefault(self.key, []).append(self)
+            _shelf.move_to_end(self.key)
+        while sum(map(len, _shelf.values())) > MOST_WORKSPACES:
+            oldest = next(iter(_shelf))
+            _shelf[oldest].pop(0)
+            if not _shelf[oldest]:
+                del _shelf[oldest]
+
+
+_shelf: OrderedDict[Hashable, list[ReplayedWorkspace]] = OrderedDict()  # those that nobody uses now
+
+
+def workspace(xp: Any, key: Hashable | None) -> Workspace:
+    """One that was used for the same ``key`` before, or a new one; plain without a key, or without graphs."""
+    if key is None or not graphs_allowed:
+        return Workspace(xp)
+    waiting = _shelf.get((xp, key), [])
+    return waiting.pop() if waiting else ReplayedWorkspace(xp, (xp, key))
+
+
+def record(body: Callable[[], None]) -> Any:
+    """The launches of ``body`` as a CUDA graph. Nothing in it may allocate, copy from or to the host, or wait.
+
+    Where that fails there is a warning, None, and no further attempt.
+    """
+    global graphs_allowed
+    stream = backend.cupy.cuda.Stream(non_blocking=True)
+    try:
+        with stream:
+            stream.begin_capture()
+            try:
+                body()
+            finally:
+                graph = stream.end_capture()
+        return graph
+    except Exception as error:  # of CUDA, CuPy or cuBLAS, whose versions decide what can be recorded
+        graphs_allowed = False
+        warnings.warn(f"loops are launched step by step, no CUDA graph could be recorded: {error}", stacklevel=2)
+        return None

@@ -1,0 +1,206 @@
+"""A step of the batch-normalized LSTM on a GPU: the functions of `cpu_bn`, one fused kernel for each direction.
+
+A hidden unit belongs to one warp: its lanes share the examples, so that the means over a minibatch are sums over the
+lanes, and everything else that a unit needs stays in the lane.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from minizone.backend import Array
+from minizone.cuda import Kernel
+
+LANES = 32  # of a warp
+
+_PREAMBLE = """
+#define LANES @LANES@
+#define MASK(name) (name##_unit < 0 ? name##_value : name[unit * name##_unit + n * name##_example])
+#define EXAMPLES for (int n = lane; n < B; n += LANES)
+
+template <typename T> __device__ T over_lanes(T sum) {
+    for (int k = LANES / 2; k > 0; k /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, k);
+    return sum;
+}
+template <typename T> __device__ T sigmoid(T a) { return T(0.5) * tanh(T(0.5) * a) + T(0.5); }
+template <typename T> __device__ T zone_out(T keep, T old, T fresh) { return keep * old + (fresh - keep * fresh); }
+
+template <typename T> __device__  // one row s (B,); its statistics go in if they are given, and else come out
+void normalize(T* s, T* mean, T* variance, T* inverse, T epsilon, bool given, int B, int lane) {
+    T m = *mean, v = *variance;
+    if (!given) {
+        T sum = 0;
+        EXAMPLES sum += s[n];
+        m = over_lanes(sum) / B;
+        sum = 0;
+        EXAMPLES sum += (s[n] - m) * (s[n] - m);
+        v = over_lanes(sum) / B;
+    }
+    const T scale = 1 / sqrt(v + epsilon);
+    EXAMPLES s[n] = (s[n] - m) * scale;
+    if (lane == 0) { *mean = m;  *variance = v;  *inverse = scale; }
+}
+
+template <typename T> __device__  // s_hat (B,) becomes dLoss/ds, from d (B,), dLoss/d(gamma * s_hat + beta)
+void normalize_back(const T* d, T* s_hat, T scale, T* d_gamma, T* d_beta, bool given, int B, int lane) {
+    T sum = 0, products = 0;
+    EXAMPLES { sum += d[n];  products += d[n] * s_hat[n]; }
+    sum = over_lanes(sum);
+    products = over_lanes(products);
+    const T mean = given ? T(0) : sum / B, slope = given ? T(0) : products / B;
+    EXAMPLES s_hat[n] = scale * (d[n] - mean - s_hat[n] * slope);
+    if (lane == 0) { *d_gamma = products;  *d_beta = sum; }
+}
+"""
+
+
+def _mask_params(name: str) -> str:
+    return f"raw T {name}, T {name}_value, int32 {name}_unit, int32 {name}_example"
+
+
+def _mask(mask: Any, absent: float, any_array: Array) -> tuple[Any, ...]:
+    """A mask that broadcasts to (H, B) as array, number for all, and how far apart its units and its examples are."""
+    if mask is None or not hasattr(mask, "ndim"):
+        return any_array, absent if mask is None else mask, -1, 0
+    units, examples = (1, 1, *mask.shape)[-2:]
+    return mask, 0.0, examples if units > 1 else 0, int(examples > 1)
+
+
+_MASKS = ", ".join(map(_mask_params, ("keep_h", "keep_c", "input_mask")))
+
+_FORWARD = (
+    "bn_lstm_forward",
+    "int32 H, int32 B, bool given, T epsilon, raw T gamma, raw T b, raw T gamma_c, raw T beta_c, raw T h, raw T c, "
+    + _MASKS,
+    "raw T s_hat, raw T mean, raw T variance, raw T inverse, raw T a, raw T new_h, raw T new_c, "
+    "raw T c_hat, raw T tanh_c",
+    """
+    const int unit = i / LANES, lane = i % LANES, first = unit * B;
+    for (int row = unit; row < 8 * H; row += H)
+        normalize(&s_hat[row * B], &mean[row], &variance[row], &inverse[row], epsilon, given, B, lane);
+    EXAMPLES {
+        const int at = first + n;
+        for (int k = 0; k < 4; ++k) {
+            const int row = k * H + unit, below = row + 4 * H;
+            const T sum = gamma[row] * s_hat[row * B + n] + gamma[below] * s_hat[below * B + n] + b[row];
+            a[row * B + n] = k == 2 ? tanh(sum) : sigmoid(sum);
+        }
+        const T update = a[at] * a[2 * H * B + at];
+        const T candidate = a[H * B + at] * c[at] + MASK(input_mask) * update;
+        new_c[at] = zone_out(T(MASK(keep_c)), T(c[at]), candidate);
+        c_hat[at] = candidate;
+    }
+    const int cell = 8 * H + unit;
+    normalize(&c_hat[first], &mean[cell], &variance[cell], &inverse[cell], epsilon, given, B, lane);
+    EXAMPLES {
+        const int at = first + n;
+        tanh_c[at] = tanh(gamma_c[unit] * c_hat[at] + beta_c[unit]);
+        new_h[at] = zone_out(T(MASK(keep_h)), T(h[at]), T(a[3 * H * B + at] * tanh_c[at]));
+    }
+    """,
+)
+
+_BACKWARD = (
+    "bn_lstm_backward",
+    f"int32 H, int32 B, bool given, raw T scale, raw T c, {_MASKS}, raw T more_h, raw T more_c, bool has_h, bool has_c",
+    "raw T a, raw T s_hat, raw T c_hat, raw T tanh_c, raw T dh, raw T dc, raw T dh_old, raw T dc_old, "
+    "raw T d_gamma, raw T d_beta, raw T room",
+    """
+    const int unit = i / LANES, lane = i % LANES, first = unit * B;
+    EXAMPLES {
+        const int at = first + n;
+        const T keep = MASK(keep_h), out = a[3 * H * B + at], exposed = tanh_c[at];
+        dh_old[at] = keep * dh[at] + (has_h ? more_h[at] : T(0));
+        dh[at] -= keep * dh[at];  // now of h~ = out * tanh(BN(c~))
+        room[at] = dh[at] * out * (1 - exposed * exposed);
+        a[3 * H * B + at] = dh[at] * exposed * out * (1 - out);
+    }
+    const int cell = 8 * H + unit;
+    normalize_back(&room[first], &c_hat[first], T(scale[cell]), &d_gamma[cell], &d_beta[4 * H + unit], given, B, lane);
+    EXAMPLES {
+        const int at = first + n, f_at = H * B + at, g_at = 2 * H * B + at;
+        const T keep = MASK(keep_c), in = a[at], forget = a[f_at], g = a[g_at];
+        dc_old[at] = keep * dc[at] + (has_c ? more_c[at] : T(0));
+        dc[at] += c_hat[at] - keep * dc[at];  // now of c~ = forget * c + input_mask * in * g
+        dc_old[at] += dc[at] * forget;
+        const T d_update = dc[at] * MASK(input_mask);
+        a[at] = d_update * g * in * (1 - in);
+        a[f_at] = dc[at] * c[at] * forget * (1 - forget);
+        a[g_at] = d_update * in * (1 - g * g);
+    }
+    for (int row = unit; row < 4 * H; row += H) {
+        const int below = row + 4 * H;
+        normalize_back(&a[row * B], &s_hat[row * B], T(scale[row]), &d_gamma[row], &d_beta[row], given, B, lane);
+        normalize_back(&a[row * B], &s_hat[below * B], T(scale[below]), &d_gamma[below], &d_beta[row], given, B, lane);
+    }
+    """,
+)
+
+
+@cache
+def _kernel(parts: tuple[str, str, str, str], lanes: int) -> Kernel:
+    return Kernel(*parts, _PREAMBLE.replace("@LANES@", str(lanes)))
+
+
+def bn_lstm_forward(
+    s_hat: Array,
+    gamma: Array,
+    b: Array,
+    gamma_c: Array,
+    beta_c: Array,
+    statistics: tuple[Array, Array, Array],
+    epsilon: float,
+    given: bool,
+    h: Array,
+    c: Array,
+    keep_h: Array | None,
+    keep_c: Array | None,
+    input_mask: Array | None,
+    a: Array,
+    new_h: Array,
+    new_c: Array,
+    c_hat: Array,
+    tanh_c: Array,
+    ones: Array,
+    scratch: Array,
+) -> None:
+    """As `cpu_bn.bn_lstm_forward`."""
+    H, B = h.shape
+    _kernel(_FORWARD, LANES)(
+        H, B, given, epsilon, gamma, b, gamma_c, beta_c, h, c,
+        *_mask(keep_h, 0, h), *_mask(keep_c, 0, h), *_mask(input_mask, 1, h),
+        s_hat, *statistics, a, new_h, new_c, c_hat, tanh_c, size=H * LANES,
+    )  # fmt: skip
+
+
+def bn_lstm_backward(
+    a: Array,
+    s_hat: Array,
+    c_hat: Array,
+    tanh_c: Array,
+    scale: Array,
+    given: bool,
+    c: Array,
+    keep_h: Array | None,
+    keep_c: Array | None,
+    input_mask: Array | None,
+    dh: Array,
+    dc: Array,
+    more_h: Array | None,
+    more_c: Array | None,
+    dh_old: Array,
+    dc_old: Array,
+    d_gamma: Array,
+    d_beta: Array,
+    room: Array,
+    ones: Array,
+    scratch: Array,
+) -> None:
+    """As `cpu_bn.bn_lstm_backward`."""
+    H, B = c.shape
+    more = (c if more_h is None else more_h, c if more_c is None else more_c, more_h is not None, more_c is not None)
+    _kernel(_BACKWARD, LANES)(
+        H, B, given, scale, c, *_mask(keep_h, 0, c), *_mask(keep_c, 0, c), *_mask(input_mask, 1, c), *more,
+        a, s_hat, c_hat, tanh_c, dh, dc, dh_old, dc_old, d_gamma, d_beta, room, size=H * LANES,
+    )  # fmt: skip
