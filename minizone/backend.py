@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import hashlib
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -59,15 +60,34 @@ class Device:
 
     @property
     def description(self) -> str:
-        """What computes, for the logs: ``"AMD EPYC, 2 cores"`` or the name of the GPU."""
+        """What computes, for the logs: ``"AMD EPYC, 2 cores"``, or the GPU's name and memory."""
         if self.name == "gpu":
-            return cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
+            properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
+            return f"{properties['name'].decode()}, {properties['totalGlobalMem'] / 2**30:.0f} GiB"
         try:
             lines = Path("/proc/cpuinfo").read_text().splitlines()
             model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
         except (OSError, StopIteration):
             model = platform.processor() or platform.machine()
         return f"{model}, {cores()} cores"
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of the libraries that only this device has."""
+        if self.name == "cpu":
+            return {}
+        major, minor = divmod(cupy.cuda.runtime.runtimeGetVersion() // 10, 100)
+        return {"cupy": cupy.__version__, "cuda": f"{major}.{minor}"}
+
+    @property
+    def free_memory(self) -> int | None:
+        """Bytes that are free on a GPU; None for a CPU."""
+        return None if self.name == "cpu" else cupy.cuda.Device().mem_info[0]
+
+    @property
+    def updates_per_look(self) -> int:
+        """After how many updates to look at losses and norms: the host has to wait for a GPU to see them."""
+        return 1 if self.name == "cpu" else 25
 
     def to_device(self, array: Array) -> Array:
         """The array on this device; no copy when it is there already."""
@@ -82,6 +102,16 @@ def to_device(array: Array, device: Device) -> Array:
 def to_host(array: Array) -> np.ndarray:
     """The array in NumPy; no copy when it is there already."""
     return np.asarray(array) if array_module(array) is np else cupy.asnumpy(array)
+
+
+def to_numbers(values: Sequence[Any]) -> list[float]:
+    """Numbers and arrays of one element as Python floats; all arrays on a GPU in one transfer."""
+    on_gpu = {k: v for k, v in enumerate(values) if hasattr(v, "dtype") and array_module(v) is not np}
+    if on_gpu:
+        xp = array_module(*on_gpu.values())
+        seen = to_host(xp.stack([v.reshape(()).astype(np.float64) for v in on_gpu.values()]))
+        on_gpu = dict(zip(on_gpu, seen, strict=True))
+    return [float(on_gpu.get(k, v)) for k, v in enumerate(values)]
 
 
 def synchronize(device: Device) -> None:

@@ -215,7 +215,7 @@ class BNLSTMSequence(Function):
         check_normalization(H, gamma_x, gamma_h, gamma_c, beta_c, self.given)
         dtype = xp.result_type(*(v for v in (x, *arguments) if v.dtype.kind in "fc"))
         key = T, B, H, str(dtype), self.given is None, self.epsilon, *map(signature, self.masks)
-        on_cpu, given = self.kernels is CPU, self.given is not None
+        on_cpu = self.kernels is CPU
         place = workspace(xp, None if on_cpu or self.record else (type(self), *key))
         self.steps = list(
             zip(
@@ -229,10 +229,12 @@ class BNLSTMSequence(Function):
         h, c = (place.room(name, (T + 1, H, B), dtype) for name in "hc")
         h[0], c[0] = h0, c0
         mean, variance, inverse = statistics = place.room("statistics", (3, T, 9 * H), dtype)
-        if given:
+        if self.given is not None:
             mean[...], variance[...] = self.given
-        vectors = xp.concatenate((gamma_x, gamma_h)), b, gamma_c, beta_c
-        vectors = [place.hold(f"vector {n}", vector, dtype) for n, vector in enumerate(vectors)]
+        vectors = [
+            place.hold(f"vector {n}", vector, dtype)
+            for n, vector in enumerate((xp.concatenate((gamma_x, gamma_h)), b, gamma_c, beta_c))
+        ]
         W, ones = place.hold("W", W_h, dtype)[None, None], place.hold("ones", xp.ones(B, dtype))
         scratch = place.room("scratch", (8 * H, B), dtype)
         product, step = self.kernels.cells.product, self.kernels.batch_norm.bn_lstm_forward
@@ -247,7 +249,7 @@ class BNLSTMSequence(Function):
                 seen = h[t] if hidden_mask is None else xp.multiply(h[t], hidden_mask, out=scratch[:H])
                 product(W, seen, s_hat[k, 4 * H :], scratch)
                 step(
-                    s_hat[k], *vectors, tuple(statistics[:, t]), self.epsilon, given, h[t], c[t],
+                    s_hat[k], *vectors, tuple(statistics[:, t]), self.epsilon, self.given is not None, h[t], c[t],
                     keep_h, keep_c, input_mask, a[k], h[t + 1], c[t + 1], c_hat[k], tanh_c[k], ones, scratch,
                 )  # fmt: skip
 

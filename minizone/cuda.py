@@ -124,7 +124,7 @@ def _blas(cupy: Any, device: int) -> Blas:
 
 def load_cublas() -> Any:
     """The cuBLAS that CuPy has loaded: looked up through the extension module that is linked with it."""
-    from cupy_backends.cuda.libs import cublas
+    from cupy_backends.cuda.libs import cublas  # type: ignore[import-not-found,unused-ignore]
 
     return ctypes.CDLL(cublas.__file__)
 
@@ -141,7 +141,9 @@ class ReplayedWorkspace(Workspace):
 
     def __init__(self, xp: Any, key: Hashable):
         super().__init__(xp)
-        self.key, self.arrays, self.graphs = key, {}, {}
+        self.key = key
+        self.arrays: dict[str, Array] = {}
+        self.graphs: dict[Hashable, Any] = {}  # None: has run, but is not recorded
 
     def room(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         if name not in self.arrays:

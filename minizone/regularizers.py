@@ -44,11 +44,12 @@ def dropout_mask(p: float, shape: tuple[int, ...], rng: Generator | None, dtype:
 
 
 @contextmanager
-def weight_noise(model: Module, sigma: float, rng: Generator) -> Iterator[None]:
+def weight_noise(model: Module, sigma: float, rng: Generator | None) -> Iterator[None]:
     """Inside the ``with``, every weight matrix has Gaussian noise of standard deviation ``sigma`` on it (Graves, 2011).
 
     Matrices only, no biases and no initial states, one draw for a whole minibatch, as in the authors' code: forward and
     backward belong inside, the optimizer's step behind. Afterwards the weights are what they were, to the bit.
+    Without noise no generator is needed.
     """
     if sigma == 0:
         yield

@@ -22,7 +22,6 @@ from minizone.backend import Array, array_module
 from minizone.cuda import workspace
 from minizone.inputs import check_shapes, of_columns, parts_of, per_step
 from minizone.kernels import CPU, Kernels, cpu, cpu_tokens, kernels_for
-
 from minizone.tensor import Function, Tensor
 from minizone.threads import cores, follower, in_threads, one_blas_thread
 from minizone.weight_gradients import WeightGradients

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from tqdm import tqdm
 
 import minizone
 from minizone import checkpoint as files
-from minizone.backend import keep_freed_memory, stream
+from minizone.backend import keep_freed_memory, stream, to_numbers
 from minizone.errors import UserError
 from minizone.experiments.base import Experiment
 from minizone.optim import Optimizer, make
@@ -36,6 +37,9 @@ MAY_CHANGE = {  # between run and resume
     "epochs", "patience", "max_minutes", "out", "resume", "data_dir", "device", "load_path", "test_cost",
     "write_predictions",
 }  # fmt: skip
+
+
+Outcome = tuple[Any, Any, Any, int]  # of an update: loss, measure, norm of the gradient; how many numbers it measures
 
 
 class Interrupted(Exception):
@@ -85,6 +89,9 @@ def fit(experiment: Experiment, folder: Path, say: Any = print) -> dict[str, Any
         decay=settings.rms_decay,
     )
     progress = _resume(experiment, optimizer, folder) if settings.resume else _start(experiment, folder)
+    if experiment.device.free_memory is not None:
+        free = experiment.device.free_memory / 2**30
+        say(f"device {experiment.device.name}: {experiment.device.description}, {free:.1f} GiB of it free")
     say(f"{experiment.task} on {experiment.data.name}, {optimizer.flat.size:,} parameters, run folder {folder}")
     clock = time.monotonic() - progress.seconds
     deadline = time.monotonic() + 60 * settings.max_minutes
@@ -95,12 +102,17 @@ def fit(experiment: Experiment, folder: Path, say: Any = print) -> dict[str, Any
             optimizer.learning_rate = experiment.learning_rate(progress.epoch)
             bar = tqdm(total=len(batches), initial=progress.update, desc=f"epoch {progress.epoch}", unit=" updates",
                        disable=not sys.stdout.isatty(), file=sys.stdout, leave=False)  # fmt: skip
+            unseen: list[Outcome] = []
             while progress.update < len(batches):
-                _update(experiment, optimizer, batches[progress.update], progress)
-                mean = experiment.score(progress.measure_sum / progress.measure_count)
-                bar.set_postfix_str(f"{experiment.metric} {mean:.3f}", refresh=False)
-                bar.update()
-                if received or time.monotonic() >= deadline:
+                update = progress.update + len(unseen)
+                unseen.append(_update(experiment, optimizer, batches[update], progress.epoch, update + 1))
+                stop = bool(received) or time.monotonic() >= deadline
+                if stop or update + 1 == len(batches) or len(unseen) == experiment.device.updates_per_look:
+                    bar.update(len(unseen))
+                    _look(unseen, progress, settings.learning_rate)
+                    mean = experiment.score(progress.measure_sum / progress.measure_count)
+                    bar.set_postfix_str(f"{experiment.metric} {mean:.3f}", refresh=False)
+                if stop:
                     bar.close()
                     progress.seconds = time.monotonic() - clock
                     _save(experiment, optimizer, progress, folder)
@@ -112,30 +124,40 @@ def fit(experiment: Experiment, folder: Path, say: Any = print) -> dict[str, Any
     return _summarize(experiment, progress, folder, say)
 
 
-def _update(experiment: Experiment, optimizer: Optimizer, batch: Any, progress: Progress) -> None:
-    """One minibatch: loss, gradient, step. Nothing is changed when the loss or the gradient is not finite."""
-    epoch, update, settings = progress.epoch, progress.update + 1, experiment.settings
-    model, norm = experiment.model, math.nan
+def _update(experiment: Experiment, optimizer: Optimizer, batch: Any, epoch: int, update: int) -> Outcome:
+    """One minibatch: loss, gradient, step. A gradient that is not finite changes nothing."""
+    settings, model, device = experiment.settings, experiment.model, experiment.device
+    noise, weights = (
+        partial(stream, settings.seed, p, epoch, update, device=device) for p in ("noise", "weight noise")
+    )
     with np.errstate(over="ignore", invalid="ignore"):  # they show in the loss or the norm, and become a sentence
-        with weight_noise(model, settings.weight_noise, stream(settings.seed, "weight noise", epoch, update)):
-            loss, measure, count = experiment.loss(batch, stream(settings.seed, "noise", epoch, update))
+        with weight_noise(model, settings.weight_noise, weights() if settings.weight_noise else None):
+            loss, measure, count = experiment.loss(batch, noise())
             if settings.l2_regularization:
                 loss = loss + settings.l2_regularization * l2_penalty(model)
-            value = float(loss)
-            if math.isfinite(value):
-                loss.backward()
-        if math.isfinite(value):
-            norm = optimizer.step()
-    if not math.isfinite(norm):
-        what = f"norm of the gradient is {norm}" if math.isfinite(value) else f"loss is {value}"
-        raise UserError(
-            f"the {what} in epoch {epoch}, update {update}: the run has diverged. The last good checkpoint is kept;"
-            f" try a --learning-rate below {experiment.settings.learning_rate:g}"
-        )
-    progress.measure_sum += measure * count
-    progress.measure_count += count
-    progress.norm_sum += norm
-    progress.update, progress.updates = update, progress.updates + 1
+            loss.backward()
+        return loss.data, measure, optimizer.step(), count
+
+
+def _look(unseen: list[Outcome], progress: Progress, learning_rate: float) -> None:
+    """Take the outcomes of some updates into the sums of the epoch, in one transfer from a GPU; empties the list.
+
+    UserError at the first loss or norm that is not finite.
+    """
+    values = to_numbers([value for outcome in unseen for value in outcome[:3]])
+    for k, (*_, count) in enumerate(unseen):
+        loss, measure, norm = values[3 * k : 3 * k + 3]
+        progress.update, progress.updates = progress.update + 1, progress.updates + 1
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            what = f"loss is {loss}" if not math.isfinite(loss) else f"norm of the gradient is {norm}"
+            raise UserError(
+                f"the {what} in epoch {progress.epoch}, update {progress.update}: the run has diverged. The last good"
+                f" checkpoint is kept; try a --learning-rate below {learning_rate:g}"
+            )
+        progress.measure_sum += measure * count
+        progress.measure_count += count
+        progress.norm_sum += norm
+    unseen.clear()
 
 
 def _finish_epoch(experiment: Experiment, optimizer: Optimizer, progress: Progress, folder: Path, say: Any) -> None:
@@ -232,6 +254,7 @@ def _start(experiment: Experiment, folder: Path) -> Progress:
                 "minizone": minizone.__version__,
                 "python": platform.python_version(),
                 **{package: version(package) for package in ("numpy", "safetensors")},
+                **experiment.device.versions,
             },
         },
     )

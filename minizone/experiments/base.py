@@ -20,7 +20,7 @@ class Measured(NamedTuple):
     """The outcome of a minibatch."""
 
     loss: Tensor  # what is differentiated, penalties included
-    measure: float  # the mean of what `Experiment.score` turns into the metric, without penalties
+    measure: Any  # the mean of what `Experiment.score` turns into the metric, without penalties: a number or array ()
     n: int  # how many numbers that is the mean of
 
 

@@ -104,7 +104,7 @@ class CharPTB(LanguageModelling):
         tokens, targets = (self.device.to_device(part) for part in batch)
         scores, states = self.model(tokens, rng=rng)
         loss = softmax_cross_entropy(scores, targets)
-        return Measured(penalized(loss, states, self.settings), float(loss), targets.size)
+        return Measured(penalized(loss, states, self.settings), loss.data, targets.size)
 
     def score(self, mean: float) -> float:
         """Nats to bits per character."""

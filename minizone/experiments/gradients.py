@@ -84,7 +84,7 @@ class Gradients(PMNIST):
         """The norms (4, T) for the parameters as they are; changes nothing."""
         before = {name: array.copy() for name, array in self.model.state_dict().items()}
         record, seed = StateGradients(), self.settings.seed
-        self.loss(self.batches(1)[0], stream(seed, "probe"), record).loss.backward()
+        self.loss(self.batches(1)[0], stream(seed, "probe", device=self.device), record).loss.backward()
         for parameter in self.model.parameters():
             parameter.grad = None
         self.model.load_state_dict(before)  # population statistics have moved

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from operator import mul
 from typing import Any
 
 import numpy as np
 
-from minizone.backend import Array, Generator, stream, to_host
+from minizone.backend import Array, Generator, stream, to_host, to_numbers
 from minizone.experiments.base import Experiment
 from minizone.experiments.settings import require
 from minizone.layers import Module, State
@@ -53,11 +54,11 @@ class LanguageModelling(Experiment):
 
     def score_of(self, parts: Iterable[tuple[Tensor, np.ndarray]]) -> float:
         """The metric, from scores (T, V, B) and targets (T, B), part by part."""
-        total = count = 0.0
+        nats, counts = [], []
         for scores, targets in parts:
-            nats = float(softmax_cross_entropy(scores, self.device.to_device(targets)))
-            total, count = total + nats * targets.size, count + targets.size
-        return self.score(total / count)
+            nats.append(softmax_cross_entropy(scores, self.device.to_device(targets)).data)
+            counts.append(targets.size)
+        return self.score(sum(map(mul, to_numbers(nats), counts)) / sum(counts))
 
     def one_sequence(self, text: np.ndarray) -> Iterator[tuple[Tensor, np.ndarray]]:
         """Scores (T, V, 1) and targets (T, 1), window by window, the state carried."""

@@ -182,7 +182,7 @@ class PMNIST(Experiment):
         """Mean cross-entropy of a minibatch in nats, with the noise of training; measured: the share of errors."""
         pixels, labels = (self.device.to_device(part) for part in batch)
         scores, states = self.model(pixels, rng, record)
-        wrong = float((scores.data.argmax(axis=0) != labels).mean())
+        wrong = (scores.data.argmax(axis=0) != labels).mean()
         return Measured(penalized(softmax_cross_entropy(scores, labels), states, self.settings), wrong, len(labels))
 
     def validate(self) -> float:

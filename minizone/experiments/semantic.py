@@ -174,21 +174,22 @@ class Semantic(Experiment):
     def loss(self, batch: int, rng: Generator) -> Measured:
         """The cost of both networks, for fresh examples and masks."""
         costs = self.model.costs(*self.draw(rng))  # (2,)
-        return Measured(costs.sum(), float(costs.data[0]), 1)
+        return Measured(costs.sum(), costs.data[0], 1)
 
     def draw(self, rng: Generator) -> tuple[Array, Array]:
         """A minibatch x (n, B), and masks (T, 2, n, 1) that are 0 for the network without zoneout."""
         s = self.settings
         x = normal(rng, (s.dim, s.batch_size))
-        keep = np.zeros((s.seq_len, 2, s.dim, 1), x.dtype)
+        keep = array_module(x).zeros((s.seq_len, 2, s.dim, 1), x.dtype)
         keep[:, 0] = bernoulli(rng, s.zoneout_prob, (s.seq_len, s.dim, 1))
         return self.device.to_device(x), self.device.to_device(keep)
 
     def mean_costs(self, purpose: str) -> np.ndarray:
         """The costs (2,) of both networks, averaged over ``DRAWS`` minibatches, the same ones at every call."""
-        rng = stream(self.settings.seed, purpose)
+        rng = stream(self.settings.seed, purpose, device=self.device)
         with no_grad():
-            return np.mean([to_host(self.model.costs(*self.draw(rng)).data) for _ in range(DRAWS)], axis=0)
+            costs = [self.model.costs(*self.draw(rng)).data for _ in range(DRAWS)]  # each (2,)
+        return to_host(self.device.xp.stack(costs)).mean(axis=0)
 
     def validate(self) -> float:
         """The mean cost of a minibatch, on fresh examples and with masks as in training."""

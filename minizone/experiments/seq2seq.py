@@ -186,7 +186,7 @@ class Seq2Seq(Experiment):
         scores, states = self.model(inputs, targets, rng)
         loss = softmax_cross_entropy(scores, targets)
         wrong = (scores.data.argmax(axis=1) != targets).any(axis=0)  # (B,)
-        return Measured(penalized(loss, states, self.settings), float(wrong.mean()), wrong.size)
+        return Measured(penalized(loss, states, self.settings), wrong.mean(), wrong.size)
 
     def validate(self) -> float:
         """The error on the validation problems, the same ones until the model has become good at them."""

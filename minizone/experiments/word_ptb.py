@@ -119,7 +119,7 @@ class WordPTB(LanguageModelling):
         scores, states = self.model(self.device.to_device(words), state, rng)
         nats = softmax_cross_entropy(scores, self.device.to_device(targets))
         self.state = [tuple(each.data[-1].copy() for each in layer) for layer in states]
-        return Measured(penalized(nats * len(words), states, self.settings), float(nats), targets.size)
+        return Measured(penalized(nats * len(words), states, self.settings), nats.data, targets.size)
 
     def score(self, mean: float) -> float:
         """Nats to perplexity."""

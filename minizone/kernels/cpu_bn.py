@@ -88,10 +88,10 @@ def bn_lstm_forward(
     (H, B) the normalized c~; ``tanh_c`` (H, B) = tanh(BN(c~)). ``ones`` (B,). Scratch: (8H, B).
     """
     H = len(h)
-    sums, cell = (tuple(v[rows] for v in statistics) for rows in (slice(8 * H), slice(8 * H, 9 * H)))
-    normalize_forward(s_hat, *sums, epsilon, given, ones, scratch)
+    mean, variance, inverse = statistics
+    normalize_forward(s_hat, mean[: 8 * H], variance[: 8 * H], inverse[: 8 * H], epsilon, given, ones, scratch)
     bn_lstm_gates_forward(s_hat, gamma, b, c, keep_c, input_mask, a, new_c, c_hat, scratch)
-    normalize_forward(c_hat, *cell, epsilon, given, ones, scratch)
+    normalize_forward(c_hat, mean[8 * H :], variance[8 * H :], inverse[8 * H :], epsilon, given, ones, scratch)
     bn_lstm_output_forward(a[3 * H :], c_hat, gamma_c, beta_c, h, keep_h, new_h, tanh_c, scratch)
 
 
