@@ -93,9 +93,6 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2
-    except MemoryError as error:
-        print(f"run.py: out of memory: {error}; try a smaller --batch-size or --hidden-size", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("run.py: stopped; if there was a checkpoint it is whole, and --resume goes on from it")
         return 130
@@ -116,10 +113,14 @@ def train(task: str, arguments: list[str]) -> None:
     settings = parse(type(default), arguments, task, default)
     settings.check()
     folder = Path(settings.out) if settings.out else run_folder(Path("runs") / task / settings.label(), settings.resume)
-    if task == "gradients":  # one run for each regularizer
-        gradients.run(settings, folder)
-    else:
-        fit(experiment(settings), folder)
+    try:
+        if task == "gradients":  # one run for each regularizer
+            gradients.run(settings, folder)
+        else:
+            fit(experiment(settings), folder)
+    except MemoryError as error:
+        half = f"--batch-size {settings.batch_size // 2} or " if settings.batch_size > 1 else ""
+        raise UserError(f"out of memory: {str(error).rstrip('.')}; try {half}a smaller --hidden-size") from None
 
 
 def run_folder(folder: Path, resume: bool) -> Path:

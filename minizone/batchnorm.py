@@ -319,7 +319,8 @@ class BNLSTMSequence(Function):
         below[:H] = h.transpose(1, 0, 2)
         for k, (*_, hidden_mask) in enumerate(self.steps[part]):
             if hidden_mask is not None:
-                below[:H, k] *= hidden_mask
+                seen = below[:H, k]
+                seen *= hidden_mask
         of_x, of_h = (
             ds[:, rows].transpose(1, 0, 2).reshape(4 * H, n * B) for rows in (slice(4 * H), slice(4 * H, None))
         )

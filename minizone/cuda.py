@@ -80,7 +80,8 @@ class Blas:
         library.cublasSetStream_v2.argtypes = [pointer, pointer]
         library.cublasSetWorkspace_v2.argtypes = [pointer, pointer, ctypes.c_size_t]
         for gemm in (library.cublasSgemm_v2, library.cublasDgemm_v2):
-            gemm.argtypes = [pointer, *5 * [integer], *2 * [pointer, pointer, integer], pointer, pointer, integer]
+            matrix = [pointer, integer]
+            gemm.argtypes = [pointer, *5 * [integer], pointer, *matrix, *matrix, pointer, *matrix]
         self._check(library.cublasCreate_v2(ctypes.byref(self.handle)))
         self.workspace = cupy.empty(CUBLAS_WORKSPACE, "uint8")
         self.gemms = {"f": (library.cublasSgemm_v2, ctypes.c_float), "d": (library.cublasDgemm_v2, ctypes.c_double)}

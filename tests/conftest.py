@@ -1,13 +1,35 @@
-"""Fixtures of the tests on data: small files in place of PTB's, and none of the reader's own."""
+"""Fixtures: a GPU; small files in place of PTB's, and none of the reader's own."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+import standin
 from helpers import SMALL, known
 
+from minizone import Device, backend, cuda
 from minizone.data.download import KNOWN_FILES
+from minizone.kernels import gpu_bn
+
+
+@pytest.fixture(params=["stand-in", pytest.param("device", marks=pytest.mark.gpu)])
+def gpu(request, monkeypatch) -> Device:
+    """A GPU: the stand-in for CuPy (standin.py), and with ``-m gpu`` the real one."""
+    if request.param == "stand-in":
+        xp = standin.make()
+        monkeypatch.setattr(backend, "cupy", xp)
+        monkeypatch.setattr(cuda, "load_cublas", xp.cublas)
+        monkeypatch.setattr(gpu_bn, "LANES", 1)  # a warp of one lane: threads for 32 lanes would take minutes
+    return Device("gpu")
+
+
+@pytest.fixture
+def cupy(gpu, request) -> standin.Module:
+    """The stand-in by itself, for its counters."""
+    if request.node.callspec.params["gpu"] != "stand-in":
+        pytest.skip("counted on the stand-in alone")
+    return backend.cupy
 
 
 @pytest.fixture

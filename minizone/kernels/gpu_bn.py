@@ -167,6 +167,8 @@ def bn_lstm_forward(
 ) -> None:
     """As `cpu_bn.bn_lstm_forward`."""
     H, B = h.shape
+    if B == 0:  # nothing to normalize, and statistics of nobody
+        return
     _kernel(_FORWARD, LANES)(
         H, B, given, epsilon, gamma, b, gamma_c, beta_c, h, c,
         *_mask(keep_h, 0, h), *_mask(keep_c, 0, h), *_mask(input_mask, 1, h),
@@ -199,6 +201,9 @@ def bn_lstm_backward(
 ) -> None:
     """As `cpu_bn.bn_lstm_backward`."""
     H, B = c.shape
+    if B == 0:
+        d_gamma[...], d_beta[...] = 0, 0
+        return
     more = (c if more_h is None else more_h, c if more_c is None else more_c, more_h is not None, more_c is not None)
     _kernel(_BACKWARD, LANES)(
         H, B, given, scale, c, *_mask(keep_h, 0, c), *_mask(keep_c, 0, c), *_mask(input_mask, 1, c), *more,
