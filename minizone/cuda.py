@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cache
@@ -171,25 +170,23 @@ class ReplayedWorkspace(Workspace):
             graph.launch()
 
     def give_back(self) -> None:
-        if all(self is not each for each in _shelf.get(self.key, [])):
-            _shelf.setdefault(self.key, []).append(self)
-            _shelf.move_to_end(self.key)
-        while sum(map(len, _shelf.values())) > MOST_WORKSPACES:
-            oldest = next(iter(_shelf))
-            _shelf[oldest].pop(0)
-            if not _shelf[oldest]:
-                del _shelf[oldest]
+        if self not in _free:
+            _free.append(self)
+        del _free[:-MOST_WORKSPACES]
 
 
-_shelf: OrderedDict[Hashable, list[ReplayedWorkspace]] = OrderedDict()  # those that nobody uses now
+_free: list[ReplayedWorkspace] = []  # those that nobody uses now, the latest last
 
 
 def workspace(xp: Any, key: Hashable | None) -> Workspace:
     """One that was used for the same ``key`` before, or a new one; plain without a key, or without graphs."""
     if key is None or not graphs_allowed:
         return Workspace(xp)
-    waiting = _shelf.get((xp, key), [])
-    return waiting.pop() if waiting else ReplayedWorkspace(xp, (xp, key))
+    known = [each for each in _free if each.xp is xp and each.key == key]
+    if not known:
+        return ReplayedWorkspace(xp, key)
+    _free.remove(known[-1])
+    return known[-1]
 
 
 def record(body: Callable[[], None]) -> Any:

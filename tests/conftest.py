@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,10 @@ def small(tmp_path, monkeypatch) -> Path:
         (folder / relative).write_bytes(raw)
         monkeypatch.setitem(KNOWN_FILES, relative, known(raw))
     return folder
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """run.py as a module."""
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parent.parent)
+    return importlib.import_module("run")

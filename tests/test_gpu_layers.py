@@ -257,4 +257,4 @@ def test_a_loop_that_cannot_be_recorded_is_launched_with_a_warning(gpu, cupy, mo
 def test_workspaces_of_old_shapes_are_let_go(gpu, cupy):
     for T in range(1, 3 * cuda.MOST_WORKSPACES):
         run(gpu, rnn, arguments_of("rnn", T, 2), {})
-    assert sum(map(len, cuda._shelf.values())) == cuda.MOST_WORKSPACES
+    assert len(cuda._free) == cuda.MOST_WORKSPACES

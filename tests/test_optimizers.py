@@ -10,7 +10,7 @@ import pytest
 from helpers import assert_same
 from test_optim import SHAPES, N, flat, give, gradients, parameters, updates
 
-from minizone import Tensor, checkpoint, optim
+from minizone import Tensor, checkpoint
 from minizone.kernels import cpu_optim
 from minizone.optim import SGD, Adam, Momentum, Optimizer, RMSProp, decayed, make
 

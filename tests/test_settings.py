@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import shlex
 from dataclasses import fields, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,13 +17,6 @@ from minizone.experiments.recurrent import recurrent_stack
 from minizone.experiments.settings import RecurrentSettings
 from minizone.experiments.word_ptb import WordSettings
 from minizone.layers import GRU, LSTM, RNN
-
-
-@pytest.fixture
-def program(monkeypatch):
-    """run.py as a module."""
-    monkeypatch.syspath_prepend(Path(__file__).resolve().parent.parent)
-    return importlib.import_module("run")
 
 
 def refusal(program, capsys, folder, task: str, flags: str) -> str:
