@@ -148,8 +148,8 @@ def ladder(p):
 #
 # ## And a GPU?
 #
-# With `--device gpu` the same code runs on CuPy arrays. Each line of the pointwise part is a kernel of its own there,
-# and a launch takes microseconds however small the array is. One kernel for all of them would be a file beside these:
+# There a launch takes microseconds, however small the array. So the pointwise part of a step is one fused kernel, and
+# the loop is recorded as a CUDA graph, played back with one launch. No GPU has run this chapter yet. For each device:
 
 # %%
 print("minizone/kernels:", sorted(name for name in os.listdir(kernels.__path__[0]) if name[0] != "_"))

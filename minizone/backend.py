@@ -1,4 +1,4 @@
-"""Arrays on two devices, and the random streams that fill them. The only file that knows CuPy.
+"""Arrays on two devices, and the random streams that fill them. The only file that imports CuPy.
 
 Everywhere else the array library is an inference from the data: ``xp = array_module(x)``.
 """
@@ -118,6 +118,13 @@ def synchronize(device: Device) -> None:
     """Wait until the device has done all that was asked of it; a CPU always has."""
     if device.name == "gpu":
         cupy.cuda.get_current_stream().synchronize()
+
+
+def load_cublas() -> Any:
+    """The cuBLAS that CuPy has loaded: its functions are found through the extension module that is linked with it."""
+    from cupy_backends.cuda.libs import cublas  # type: ignore[import-not-found,unused-ignore]
+
+    return ctypes.CDLL(cublas.__file__)
 
 
 def keep_freed_memory() -> None:

@@ -119,14 +119,7 @@ def gemm(W: Array, x: Array, out: Array, beta: float = 0.0) -> None:
 
 @cache
 def _blas(cupy: Any, device: int) -> Blas:
-    return Blas(cupy, load_cublas())
-
-
-def load_cublas() -> Any:
-    """The cuBLAS that CuPy has loaded: looked up through the extension module that is linked with it."""
-    from cupy_backends.cuda.libs import cublas  # type: ignore[import-not-found,unused-ignore]
-
-    return ctypes.CDLL(cublas.__file__)
+    return Blas(cupy, backend.load_cublas())
 
 
 # ---- graphs
@@ -147,7 +140,11 @@ class ReplayedWorkspace(Workspace):
 
     def room(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         if name not in self.arrays:
-            self.arrays[name] = super().room(name, shape, dtype)
+            try:
+                self.arrays[name] = super().room(name, shape, dtype)
+            except MemoryError:  # what other shapes have left behind may be in the way
+                _free.clear()
+                self.arrays[name] = super().room(name, shape, dtype)
         return self.arrays[name]
 
     def hold(self, name: str, array: Any, dtype: Any = None) -> Any:

@@ -9,7 +9,7 @@ import pytest
 import standin
 from helpers import SMALL, known
 
-from minizone import Device, backend, cuda
+from minizone import Device, backend
 from minizone.data.download import KNOWN_FILES
 from minizone.kernels import gpu_bn
 
@@ -20,7 +20,7 @@ def gpu(request, monkeypatch) -> Device:
     if request.param == "stand-in":
         xp = standin.make()
         monkeypatch.setattr(backend, "cupy", xp)
-        monkeypatch.setattr(cuda, "load_cublas", xp.cublas)
+        monkeypatch.setattr(backend, "load_cublas", xp.cublas)
         monkeypatch.setattr(gpu_bn, "LANES", 1)  # a warp of one lane: threads for 32 lanes would take minutes
     return Device("gpu")
 

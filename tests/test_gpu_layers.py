@@ -254,6 +254,15 @@ def test_a_loop_that_cannot_be_recorded_is_launched_with_a_warning(gpu, cupy, mo
     check(gpu, lstm, arguments, options)
 
 
+def test_memory_that_is_short_is_taken_from_workspaces_of_other_shapes(gpu, cupy):
+    check(gpu, rnn, arguments_of("rnn", 5, 2), {})
+    assert cuda._free
+    arguments = [gpu.to_device(v) for v in arguments_of("rnn", 60, 2, D=1).values()]
+    cupy.too_large = 60 * 2 * H * 8  # not the outputs: gates with their inputs, or the states of 61 steps
+    rnn(*arguments)
+    assert cupy.too_large is None and len(cuda._free) == 1
+
+
 def test_workspaces_of_old_shapes_are_let_go(gpu, cupy):
     for T in range(1, 3 * cuda.MOST_WORKSPACES):
         run(gpu, rnn, arguments_of("rnn", T, 2), {})
