@@ -148,8 +148,8 @@ class Recurrence(Function):
 
     def forward(self, x: Array, *arguments: Array) -> tuple[Array, ...]:
         *initial, W_x, W_h, b = arguments
-        gates, self.kernels = sum(self.groups), kernels_for(W_h)
-        check_shapes(gates, x, tuple(initial), W_x, W_h, b)
+        self.kernels = kernels_for(W_h)
+        check_shapes(sum(self.groups), x, tuple(initial), W_x, W_h, b)
         if x.dtype.kind in "iu":
             self.kernels.tokens.check_tokens(x, W_x.shape[1])
         xp, T, B, H, cells = array_module(W_h), x.shape[0], x.shape[-1], W_h.shape[1], self.kernels.cells
@@ -159,33 +159,10 @@ class Recurrence(Function):
         W_h, W_x, b = (self.arranged(weight.astype(dtype, copy=False), 0.5) for weight in (W_h, W_x, b))
         W = [xp.concatenate([W_h, b[:, None], W_x], axis=1)] if joined else [W_h[rows] for rows in self.rows(H)]
         W = [cells.small_blocks(w, -(-B // len(slices))) if len(slices) > 1 else w[None, None] for w in W]
-        shapes = T, B, H, x.shape[1] if x.ndim == 3 else None, W_x.shape, str(dtype), joined
-        replayable = self.replayable and self.record is None and self.kernels is not CPU
 
         def run(columns: slice) -> Block:
-            place = workspace(xp, (type(self), *shapes, *map(signature, self.masks)) if replayable else None)
             x_block = xp.ascontiguousarray(x[..., columns])
-            width = x_block.shape[-1]
-            masks = [
-                per_step(place.hold(f"mask {n}", of_columns(mask, columns, B), dtype), (T, H, width))
-                for n, mask in enumerate(self.masks)
-            ]
-            block = Block(
-                columns,
-                place,
-                [place.hold(f"W {n}", w) for n, w in enumerate(W)],
-                place.room("scratch", (max(gates, 2) * H, width), dtype),
-                list(zip(*masks, strict=True)),
-                place.room("a", (T, gates * H, width), dtype),
-                [place.room(f"state {n}", (T + 1, H, width), dtype) for n in range(joined, len(initial))],
-                place.room("kept", (T if self.keeps_more else 0, H, width), dtype),
-            )
-            if joined:
-                block.below = place.room("below", (T + 1, H + 1 + x.shape[1], width), dtype)
-                block.below[:, H], block.below[:T, H + 1 :] = 1, x_block
-                block.states.insert(0, block.below[:, :H])
-            if self.masks[-1] is not None:
-                block.seen = place.room("seen", (T, H, width), dtype)
+            block = self._block(columns, x_block, W, joined, dtype, H, B)
             for state, start in zip(block.states, initial, strict=True):
                 state[0] = start[:, columns]
             project = None if joined else self.kernels.tokens.projection(x_block, W_x, b, block.a)
@@ -198,7 +175,7 @@ class Recurrence(Function):
                     for output, state in zip(outputs, block.states, strict=False):
                         output[t, :, columns] = state[t + 1]
 
-            place.loop("forward", steps)
+            block.place.loop("forward", steps)
             return block
 
         with one_blas_thread() if len(slices) > 1 else nullcontext():
@@ -209,6 +186,34 @@ class Recurrence(Function):
             blocks[0].place.give_back()
         return found
 
+    def _block(self, columns: slice, x: Array, W: list[Array], joined: bool, dtype: Any, H: int, B: int) -> Block:
+        """Arrays for some of the B columns, with weights, masks and, where they are joined, inputs x (T, D, b)."""
+        xp, (T, b), gates, n = array_module(x), (x.shape[0], x.shape[-1]), sum(self.groups), len(self.masks) - 2
+        key = (type(self), x.shape, *(w.shape for w in W), str(dtype), joined, *map(signature, self.masks))
+        replayable = self.replayable and self.record is None and self.kernels is not CPU
+        place = workspace(xp, key if replayable else None)
+        masks = (
+            per_step(place.hold(f"mask {k}", of_columns(mask, columns, B), dtype), (T, H, b))
+            for k, mask in enumerate(self.masks)
+        )
+        block = Block(
+            columns,
+            place,
+            [place.hold(f"W {k}", w) for k, w in enumerate(W)],
+            place.room("scratch", (max(gates, 2) * H, b), dtype),
+            list(zip(*masks, strict=True)),
+            place.room("a", (T, gates * H, b), dtype),
+            [place.room(f"state {k}", (T + 1, H, b), dtype) for k in range(joined, n)],
+            place.room("kept", (T if self.keeps_more else 0, H, b), dtype),
+        )
+        if joined:
+            block.below = place.room("below", (T + 1, H + 1 + x.shape[1], b), dtype)
+            block.below[:, H], block.below[:T, H + 1 :] = 1, x
+            block.states.insert(0, block.below[:, :H])
+        if self.masks[-1] is not None:
+            block.seen = place.room("seen", (T, H, b), dtype)
+        return block
+
     def backward(self, *d_out: Array | None) -> tuple[Array | None, ...]:
         x, *initial, W_x, W_h, _ = self.arrays
         if not self.blocks:  # a second backward pass: the first one has overwritten the gates
@@ -216,12 +221,12 @@ class Recurrence(Function):
         xp, T, B, H, cells = array_module(W_h), x.shape[0], x.shape[-1], W_h.shape[1], self.kernels.cells
         dtype = self.blocks[0].a.dtype
         d_initial = [xp.empty((H, B), dtype) for _ in initial]
-        W_arranged, n, widest = (
+        arranged, n, widest = (
             self.arranged(W_h.astype(dtype, copy=False), 1),
             len(self.blocks),
             -(-B // len(self.blocks)),
         )
-        W = [W_arranged[rows].T for rows in self.rows(H)]
+        W = [arranged[rows].T for rows in self.rows(H)]
         W = [
             cells.small_blocks(w, widest, k) if n > 1 else xp.ascontiguousarray(w)[None, None]
             for w, k in zip(W, self.groups, strict=True)
