@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import standin
@@ -23,6 +27,36 @@ def gpu(request, monkeypatch) -> Device:
         monkeypatch.setattr(backend, "load_cublas", xp.cublas)
         monkeypatch.setattr(gpu_bn, "LANES", 1)  # a warp of one lane: threads for 32 lanes would take minutes
     return Device("gpu")
+
+
+@pytest.fixture
+def never_waiting(gpu) -> Callable[[], AbstractContextManager[Any]]:
+    """A context in which the host may not wait for the GPU: what it launches goes into a queue."""
+
+    @contextmanager
+    def on_stand_in() -> Iterator[None]:
+        with backend.cupy.counting() as counts:
+            yield
+        assert counts.synchronizations == 0
+
+    if isinstance(backend.cupy, standin.Module):
+        return on_stand_in
+    cupyx = pytest.importorskip("cupyx")
+    if not hasattr(cupyx, "allow_synchronize"):
+        pytest.skip("this CuPy cannot tell where it waits")
+
+    @contextmanager
+    def on_device() -> Iterator[None]:
+        with warnings.catch_warnings():  # CuPy warns that it does not see every wait
+            warnings.simplefilter("ignore")
+            refusing = cupyx.allow_synchronize(False)
+            refusing.__enter__()
+        try:
+            yield
+        finally:
+            refusing.__exit__(None, None, None)
+
+    return on_device
 
 
 @pytest.fixture

@@ -209,6 +209,17 @@ def test_zoneout_of_the_output_gate(gpu, gate):
 # ---- what it costs
 
 
+@every_cell
+def test_the_host_never_waits_for_a_layer(gpu, never_waiting, cell):
+    arguments, options = arguments_of(cell, 6, 3, tokens=True), options_of(cell, "independent", 6, 3)
+    there = {n: v if v is None else gpu.to_device(v) for n, v in (arguments | options).items()}
+    for _ in range(4):
+        leaves = [Tensor(there[n]) if there[n].dtype.kind == "f" else there[n] for n in arguments]
+        with never_waiting():
+            outputs = CELLS[cell][0](*leaves, **{n: there[n] for n in options})
+            (outputs[0] if isinstance(outputs, tuple) else outputs).sum().backward()
+
+
 @pytest.mark.parametrize(("cell", "each"), [("lstm", 1), ("gru", 2), ("rnn", 1), ("bn_lstm", 1)])
 def test_a_step_is_one_product_and_one_kernel_and_the_loop_touches_nothing_else(gpu, cupy, cell, each):
     """A GRU has two of each: its second product waits for the first gate. Recording would refuse anything else."""
