@@ -109,6 +109,17 @@ def test_with_graphs_the_loops_are_played_back_and_without_they_are_launched(tin
     assert played == {True: 8, False: 0}  # forward and back, of the repetition before and three that are timed
 
 
+def test_nothing_is_left_of_a_row_when_the_next_one_begins(tiny, cupy):
+    bench = Bench("cupy")
+    for function, arguments in (("gpu_ours.layer", ("lstm", True, SHAPE)), ("gpu_ours.floor", ("lstm", SHAPE))):
+        bench.clear()  # cuBLAS keeps its workspace
+        before = cupy.get_default_memory_pool().used_bytes()
+        bench.build("one", function, arguments)
+        assert cupy.get_default_memory_pool().used_bytes() > before
+    bench.clear()
+    assert cupy.get_default_memory_pool().used_bytes() == before
+
+
 def test_the_floor_is_all_products_of_the_layer_in_one_graph(tiny, cupy):
     T, B, D, H = SHAPE
     for cell, groups, gates in (("lstm", 1, 4), ("gru", 2, 3), ("rnn", 1, 1)):
@@ -242,6 +253,8 @@ def test_a_worker_that_fails_is_late_or_dies_is_a_line(monkeypatch):
     worker = Worker("no such library")
     with pytest.raises(PeerError, match="no answer within 0 s"):
         worker.ask("describe", seconds=0.0)
+    worker.stop()  # its answer may still come
+    worker = Worker("no such library")
     with pytest.raises(PeerError, match="KeyError: 'no such library'"):
         worker.ask("describe")
     os.kill(worker.process.pid, signal.SIGKILL)
