@@ -179,6 +179,7 @@ def workspace(xp: Any, key: Hashable | None) -> Workspace:
     """One that was used for the same ``key`` before, or a new one; plain without a key, or without graphs."""
     if key is None or not graphs_allowed:
         return Workspace(xp)
+    key = xp.cuda.Device().id, key
     known = [each for each in _free if each.xp is xp and each.key == key]
     if not known:
         return ReplayedWorkspace(xp, key)

@@ -104,9 +104,8 @@ def test_a_loss_of_either_output(gpu, cell, losses):
 
 @every_cell
 def test_no_steps_and_no_examples(gpu, cell):
-    for T, B in ((0, 2), (2, 0)):
-        with np.errstate(all="ignore"):  # means over nobody
-            check(gpu, CELLS[cell][0], arguments_of(cell, T, B), options_of(cell, "no mask", T, B))
+    for T, B in ((0, 2), (2, 0))[: 1 if cell == "bn_lstm" else 2]:  # nobody has no statistics
+        check(gpu, CELLS[cell][0], arguments_of(cell, T, B), options_of(cell, "no mask", T, B))
 
 
 @every_cell

@@ -167,7 +167,7 @@ def bn_lstm_forward(
 ) -> None:
     """As `cpu_bn.bn_lstm_forward`."""
     H, B = h.shape
-    if B == 0:  # nothing to normalize, and statistics of nobody
+    if B == 0:  # population statistics, and nobody to normalize
         return
     _kernel(_FORWARD, LANES)(
         H, B, given, epsilon, gamma, b, gamma_c, beta_c, h, c,
