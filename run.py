@@ -91,8 +91,11 @@ def main(arguments: list[str]) -> int:
                 f"there is no task {command!r}; the tasks: {', '.join(TASKS)}; the other commands: plot, report"
             )
     except UserError as error:
-        print(f"run.py: {error}", file=sys.stderr)
-        return 2
+        return refuse(str(error))
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a full disk, a name too long, ...: the system's words, and what they are about
+        return refuse(": ".join(map(str, filter(None, (error.strerror or str(error), error.filename)))))
     except KeyboardInterrupt:
         print("run.py: stopped; if there was a checkpoint it is whole, and --resume goes on from it")
         return 130
@@ -100,6 +103,12 @@ def main(arguments: list[str]) -> int:
         print(f"run.py: {stop}")
         return stop.status
     return 0
+
+
+def refuse(sentence: str) -> int:
+    """Say in one line what is wrong, whatever is in the names that it quotes; returns the exit status."""
+    print(f"run.py: {' '.join(sentence.split())}", file=sys.stderr)
+    return 2
 
 
 def train(task: str, arguments: list[str]) -> None:
@@ -145,6 +154,7 @@ def parse(kind: Any, arguments: list[str], command: str, default: Any = None) ->
 
 if __name__ == "__main__":
     try:
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names that are not UTF-8
         status = main(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of a pipe, `| head`, has seen enough

@@ -213,6 +213,8 @@ class BNLSTMSequence(Function):
         check_shapes(4, x, (h0, c0), W_x, W_h, b)
         self.kernels, xp, T, B, H = kernels_for(W_h), array_module(W_h), x.shape[0], x.shape[-1], W_h.shape[1]
         check_normalization(H, gamma_x, gamma_h, gamma_c, beta_c, self.given)
+        if B == 0 < T and self.given is None:
+            raise ValueError("a minibatch of no examples has no statistics")
         dtype = xp.result_type(*(v for v in (x, *arguments) if v.dtype.kind in "fc"))
         key = T, B, H, str(dtype), self.given is None, self.epsilon, *map(signature, self.masks)
         on_cpu = self.kernels is CPU

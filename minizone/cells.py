@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from minizone.backend import array_module
 from minizone.batchnorm import Statistics, parts
 from minizone.ops import relu, sigmoid, stack, tanh, unstack
 from minizone.tensor import Tensor
@@ -172,6 +173,8 @@ def unroll(
     for t, x_t in enumerate(x):
         states = cell(x_t, *states, *weights, **{name: _at_step(value, t, T) for name, value in options.items()})
         steps.append(states)
+    if not steps:
+        return tuple(state * array_module(state.data).empty((0, 1, 1), state.dtype) for state in states)
     return tuple(stack(list(each)) for each in zip(*steps, strict=True))
 
 

@@ -42,7 +42,7 @@ def check_shapes(gates: int, x: Array, states: tuple[Array, ...], W_x: Array, W_
     """Raise unless the shapes are those of `lstm` (4 gates) or of a cell with another number of gates."""
     H = W_h.shape[-1]
     if W_h.shape != (gates * H, H):
-        raise ValueError(f"W_h must be ({gates}H, H), got {W_h.shape}")
+        raise ValueError(f"W_h must be ({gates if gates > 1 else ''}H, H), got {W_h.shape}")
     if W_x.ndim != 2 or len(W_x) != gates * H or b.shape != (gates * H,):
         raise ValueError(
             f"W_x must be ({gates * H}, D) and b ({gates * H},) for W_h {W_h.shape}, got {W_x.shape}, {b.shape}"

@@ -27,14 +27,9 @@ class Linear(Module):
     """
 
     def __init__(
-        self,
-        input_size: int,
-        output_size: int,
-        *,
-        initializer: init.Initializer = init.orthogonal_blocks,
-        rng: Generator,
-        dtype: Any = np.float32,
-    ):
+        self, input_size: int, output_size: int, *,
+        initializer: init.Initializer = init.orthogonal_blocks, rng: Generator, dtype: Any = np.float32,
+    ):  # fmt: skip
         self.W = Parameter(initializer(rng, (output_size, input_size), dtype))
         self.b = Parameter(np.zeros(output_size, dtype))
 
@@ -155,7 +150,7 @@ class RecurrentLayer(Module):
         given means training, and masks are drawn from it; None means evaluation, and masks are their expectation.
         """
         states = self.states(x, state, rng)
-        return states[0], tuple(each[-1] for each in states)
+        return states[0], last_states(self, states, state)
 
     def states(self, x: Any, state: State | None = None, rng: Generator | None = None, record: Any = None) -> State:
         """As a call, but all states of the sequence, each (T, H, B); ``record`` as in `minizone.lstm`."""
@@ -184,6 +179,13 @@ class RecurrentLayer(Module):
         return {k: v if isinstance(v, float) else xp.asarray(v) for k, v in named.items() if v is not None}
 
 
+def last_states(layer: RecurrentLayer, states: State, before: State | None) -> State:
+    """The last of all ``states`` (T, H, B), each (H, B); after no steps at all those from before."""
+    if len(states[0].data):
+        return tuple(each[-1] for each in states)
+    return before or layer.initial_state(states[0].shape[-1])
+
+
 class LSTM(RecurrentLayer):
     """An LSTM with zoneout: `minizone.lstm` with parameters W_x, W_h, b, h0, c0.
 
@@ -200,14 +202,9 @@ class LSTM(RecurrentLayer):
     gates, candidate, state_names = 4, 2, ("h0", "c0")
 
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        *,
-        forget_bias: float = 1.0,
-        output_gate: str = "plain",
-        **options: Any,
-    ):
+        self, input_size: int, hidden_size: int, *,
+        forget_bias: float = 1.0, output_gate: str = "plain", **options: Any,
+    ):  # fmt: skip
         super().__init__(input_size, hidden_size, **options)
         self.output_gate = output_gate
         self.b.data[hidden_size : 2 * hidden_size] = forget_bias
@@ -330,7 +327,8 @@ class Stack(Module):
     ) -> tuple[Tensor, list[State]]:
         """``(h, states)``: what the last layer emits (T, H, B), and the last states of every layer."""
         h, states = self.states(x, state, rng)
-        return h, [tuple(each[-1] for each in layer) for layer in states]
+        before: Any = state or [None] * len(states)
+        return h, [last_states(*each) for each in zip(self.layers, states, before, strict=True)]
 
     def states(
         self, x: Any, state: list[State] | None = None, rng: Generator | None = None, record: Any = None

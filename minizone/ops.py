@@ -227,7 +227,7 @@ class Relu(Function):
 
     def forward(self, x: Array) -> Array:
         self.positive = x.real > 0
-        return x * self.positive
+        return array_module(x).where(self.positive, x, x.dtype.type(0))  # not a product: -inf * 0 is NaN
 
     def backward(self, gy: Array) -> Array:
         return gy * self.positive
@@ -241,6 +241,8 @@ class SoftmaxCrossEntropy(Function):
             raise ValueError("targets must have the shape of the scores without the axis of the classes")
         if targets.dtype.kind not in "iu":
             raise TypeError(f"SoftmaxCrossEntropy: targets must be integers, got {targets.dtype}")
+        if not targets.size:
+            raise ValueError("a mean needs at least one column")
         self.kernels, self.targets = kernels_for(scores).tokens, targets
         self.p, loss = self.kernels.cross_entropy_forward(scores, targets)
         return loss

@@ -36,7 +36,7 @@ def plot_runs(folders: list[Path], out: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for number, run in enumerate(runs):
         color, rows = f"C{number % 10}", run["rows"]
-        name = run["name"] if len(datasets) == 1 else f"{run['name']}, {run['config']['dataset']['name']}"
+        name = _plain(run["name"] if len(datasets) == 1 else f"{run['name']}, {run['config']['dataset']['name']}")
         epochs = [row["epoch"] for row in rows]
         best_epoch = run["summary"] and run["summary"]["best_epoch"]  # not the least of all, where the task has changed
         best = next((r for r in rows if r["epoch"] == best_epoch), min(rows, key=lambda row: row[f"valid_{metric}"]))
@@ -47,12 +47,11 @@ def plot_runs(folders: list[Path], out: Path) -> None:
         axes.plot(best["epoch"], best[f"valid_{metric}"], "o", color=color, ms=5)
     for name, numbers in runs[0]["config"]["reference"].items():
         axes.axhline(numbers["valid"], color="0.4", ls="--", lw=0.8)
-        axes.annotate(f"paper, {name}: {numbers['valid']}", (1, numbers["valid"]), xycoords=("axes fraction", "data"),
+        label = _plain(f"paper, {name}: {numbers['valid']}")
+        axes.annotate(label, (1, numbers["valid"]), xycoords=("axes fraction", "data"),
                       ha="right", va="bottom", fontsize=8, color="0.3")  # fmt: skip
-    axes.set(xlabel="epoch", ylabel=unit)
-    axes.set_title(
-        f"{task} on {', '.join(sorted(datasets)) if len(datasets) == 1 else 'several data sets'}", fontsize=10
-    )
+    axes.set(xlabel="epoch", ylabel=_plain(unit))
+    axes.set_title(_plain(f"{task} on {datasets.pop() if len(datasets) == 1 else 'several data sets'}"), fontsize=10)
     axes.set_xlim(0.5, max(run["rows"][-1]["epoch"] for run in runs) + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
@@ -127,6 +126,12 @@ def plot_gradients(found: dict[str, np.ndarray], what: str, out: Path) -> None:
         axis.grid(alpha=0.3)
     figure.suptitle(f"gradients over time steps, {what}", fontsize=11)
     _save(figure, out)
+
+
+def _plain(text: str) -> str:
+    """Text that is drawn as it is: no formula between dollars, no label that hides because of its underscore."""
+    text = text.encode("ascii", "backslashreplace").decode().replace("$", r"\$")
+    return " " + text if text.startswith("_") else text
 
 
 def _positive(values: np.ndarray) -> np.ndarray:

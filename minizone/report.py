@@ -10,7 +10,7 @@ from typing import Any
 from minizone.checkpoint import read_run, write_json
 from minizone.errors import UserError
 
-NOT_A_DIFFERENCE = {"seed", "data_dir", "max_minutes"}  # between runs of one row of a table
+NOT_A_DIFFERENCE = {"seed", "data_dir", "offline", "max_minutes"}  # between runs of one row of a table
 
 
 def save_run(run: dict[str, Any], folder: Path) -> Path:

@@ -7,37 +7,28 @@ stopped, to the bit.
 
 from __future__ import annotations
 
-import json
 import math
-import platform
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-import minizone
 from minizone import checkpoint as files
+from minizone import run_folder
 from minizone.backend import keep_freed_memory, stream, to_numbers
 from minizone.errors import UserError
 from minizone.experiments.base import Experiment
 from minizone.optim import Optimizer, make
 from minizone.plotting import plot_runs
 from minizone.regularizers import l2_penalty, weight_noise
-
-MAY_CHANGE = {  # between run and resume
-    "epochs", "patience", "max_minutes", "out", "resume", "data_dir", "device", "load_path", "test_cost",
-    "write_predictions",
-}  # fmt: skip
-
+from minizone.run_folder import Progress
 
 Outcome = tuple[Any, Any, Any, int]  # of an update: loss, measure, norm of the gradient; how many numbers it measures
 
@@ -50,30 +41,14 @@ class Interrupted(Exception):
         self.status = status
 
 
-@dataclass
-class Progress:
-    """Where a run stands; with the parameters and the optimizer, all that a checkpoint needs."""
-
-    epoch: int = 1  # the one that is being trained
-    update: int = 0  # updates made in it
-    updates: int = 0  # updates made in all
-    seconds: float = 0.0
-    measure_sum: float = 0.0  # over the examples (symbols, words) of this epoch
-    measure_count: int = 0
-    norm_sum: float = 0.0  # of the gradients of this epoch
-    best_valid: float = math.inf
-    best_epoch: int = 0
-    changed: bool = False  # the task, since: the next result is the best one in any case
-    done: bool = False
-
-
 def fit(experiment: Experiment, folder: Path, say: Any = print) -> dict[str, Any]:
     """Train, validate after each epoch, keep the best, test it at the end; returns what summary.json holds.
 
     Raises
     ------
     UserError
-        The loss is no longer finite, a file cannot be written, or a resumed run has other settings.
+        The loss is no longer finite, a file cannot be written, a resumed run has other settings, or another process
+        trains in the folder.
     Interrupted
         After SIGINT, SIGTERM or ``max_minutes``; a checkpoint has been written.
     """
@@ -88,12 +63,26 @@ def fit(experiment: Experiment, folder: Path, say: Any = print) -> dict[str, Any
         momentum=settings.momentum,
         decay=settings.rms_decay,
     )
-    progress = _resume(experiment, optimizer, folder) if settings.resume else _start(experiment, folder)
+    if settings.load_path and not settings.resume:
+        run_folder.load_parameters(experiment, Path(settings.load_path))
+    with run_folder.claimed(folder, new=not settings.resume):
+        progress = (
+            run_folder.go_on(experiment, optimizer, folder, say)
+            if settings.resume
+            else run_folder.begin(experiment, folder)
+        )
+        _train(experiment, optimizer, progress, folder, say)
+        return _summarize(experiment, progress, folder, say)
+
+
+def _train(experiment: Experiment, optimizer: Optimizer, progress: Progress, folder: Path, say: Any) -> None:
+    """All epochs that are left."""
+    settings = experiment.settings
     if experiment.device.free_memory is not None:
         free = experiment.device.free_memory / 2**30
         say(f"device {experiment.device.name}: {experiment.device.description}, {free:.1f} GiB of it free")
     say(f"{experiment.task} on {experiment.data.name}, {optimizer.flat.size:,} parameters, run folder {folder}")
-    clock = time.monotonic() - progress.seconds
+    clock = time.monotonic() - progress.seconds  # not the time of day, which people and daemons set
     deadline = time.monotonic() + 60 * settings.max_minutes
 
     with _signals() as received:
@@ -114,14 +103,13 @@ def fit(experiment: Experiment, folder: Path, say: Any = print) -> dict[str, Any
                     bar.set_postfix_str(f"{experiment.metric} {mean:.3f}", refresh=False)
                 if stop:
                     bar.close()
-                    progress.seconds = time.monotonic() - clock
-                    _save(experiment, optimizer, progress, folder)
+                    progress.seconds = max(progress.seconds, time.monotonic() - clock)
+                    run_folder.save(experiment, optimizer, progress, folder)
                     raise _interrupted(received, progress, folder)
             bar.close()
-            progress.seconds = time.monotonic() - clock
+            progress.seconds = max(progress.seconds, time.monotonic() - clock)
             _finish_epoch(experiment, optimizer, progress, folder, say)
-            progress.seconds = time.monotonic() - clock
-    return _summarize(experiment, progress, folder, say)
+            progress.seconds = max(progress.seconds, time.monotonic() - clock)
 
 
 def _update(experiment: Experiment, optimizer: Optimizer, batch: Any, epoch: int, update: int) -> Outcome:
@@ -193,7 +181,7 @@ def _finish_epoch(experiment: Experiment, optimizer: Optimizer, progress: Progre
     progress.epoch += 1
     progress.update = progress.measure_count = 0
     progress.measure_sum = progress.norm_sum = 0.0
-    _save(experiment, optimizer, progress, folder)
+    run_folder.save(experiment, optimizer, progress, folder)
     say(
         f"epoch {row['epoch']:3d}  train {row[f'train_{metric}']:.4f}  valid {valid:.4f} {metric}"
         f"{more}  {progress.updates / max(progress.seconds, 1e-9):.1f} updates/s{'  best' if better else ''}"
@@ -203,7 +191,12 @@ def _finish_epoch(experiment: Experiment, optimizer: Optimizer, progress: Progre
 def _summarize(experiment: Experiment, progress: Progress, folder: Path, say: Any) -> dict[str, Any]:
     """Test the best parameters and write summary.json and curves.png."""
     metric = experiment.metric
-    arrays, _ = files.load_arrays(folder / "best.safetensors")
+    arrays, epoch = run_folder.best_parameters(experiment, folder)
+    if epoch != progress.best_epoch:  # of an epoch that was lost with its checkpoint, and is not trained again
+        raise UserError(
+            f"{folder / 'best.safetensors'} is of epoch {epoch}, and the best of the {progress.epoch - 1} epochs that"
+            f" were trained is {progress.best_epoch}: go on with --resume --epochs {epoch} or more"
+        )
     experiment.model.load_state_dict(arrays)
     summary = {
         "task": experiment.task,
@@ -213,7 +206,7 @@ def _summarize(experiment: Experiment, progress: Progress, folder: Path, say: An
         **experiment.test(),
         "seconds": round(progress.seconds, 3),
         "updates": progress.updates,
-        "updates_per_second": round(progress.updates / progress.seconds, 3),
+        "updates_per_second": round(progress.updates / max(progress.seconds, 1e-9), 3),
     }
     if experiment.settings.write_predictions:
         files.save_arrays(folder / "predictions.safetensors", experiment.predictions())
@@ -221,90 +214,12 @@ def _summarize(experiment: Experiment, progress: Progress, folder: Path, say: An
     plot_runs([folder], folder / "curves.png")
     experiment.figure(folder)
     experiment.farewell()
+    (folder / "previous.safetensors").unlink(missing_ok=True)
     say(
         f"best validation {summary[f'best_valid_{metric}']:.4f} {metric} ({experiment.unit}) in epoch"
         f" {progress.best_epoch}, test {summary[f'test_{metric}']:.4f}; curves in {folder / 'curves.png'}"
     )
     return summary
-
-
-def _start(experiment: Experiment, folder: Path) -> Progress:
-    """Make the folder of a new run and write its config; a run with ``load_path`` starts from those parameters."""
-    if experiment.settings.load_path:
-        _load_parameters(experiment, Path(experiment.settings.load_path))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "config.json").exists():
-            raise UserError(f"{folder} holds a run already: go on with it with --resume, or choose another --out")
-    except OSError as error:
-        raise UserError(f"cannot make the run folder {folder}: {error.strerror}") from None
-    settings, preset = asdict(experiment.settings), experiment.presets[experiment.settings.preset]
-    files.write_json(
-        folder / "config.json",
-        {
-            "task": experiment.task,
-            "metric": experiment.metric,
-            "unit": experiment.unit,
-            "settings": {k: (None if v == math.inf else v) for k, v in settings.items() if k not in ("out", "resume")},
-            "changed": {k: v for k, v in settings.items() if k not in ("out", "resume") and v != getattr(preset, k)},
-            "dataset": {"name": experiment.data.name, "sha256": experiment.data.sha256},
-            "reference": experiment.reference,
-            "machine": experiment.device.description,
-            "versions": {
-                "minizone": minizone.__version__,
-                "python": platform.python_version(),
-                **{package: version(package) for package in ("numpy", "safetensors")},
-                **experiment.device.versions,
-            },
-        },
-    )
-    return Progress()
-
-
-def _resume(experiment: Experiment, optimizer: Optimizer, folder: Path) -> Progress:
-    """Load the last checkpoint into the model and the optimizer, and cut the log back to it."""
-    config = files.read_json(folder / "config.json")
-    now = {**asdict(experiment.settings), "dataset": experiment.data.name, "sha256": experiment.data.sha256}
-    before = {**config["settings"], "dataset": config["dataset"]["name"], "sha256": config["dataset"]["sha256"]}
-    differences = [
-        f"{name} was {before.get(name)}, is {value}"
-        for name, value in now.items()
-        if name not in MAY_CHANGE and before.get(name) != value
-    ]
-    if differences or config["task"] != experiment.task:
-        raise UserError(f"cannot resume {folder} with other settings: {'; '.join(differences) or config['task']}")
-    if not (folder / "last.safetensors").exists():  # stopped before its first checkpoint: begin again
-        progress = Progress()
-    else:
-        arrays, metadata = files.load_arrays(folder / "last.safetensors")
-        experiment.model.load_state_dict(files.without_prefix("model", arrays))
-        optimizer.load_state_dict(files.without_prefix("optimizer", arrays))
-        experiment.recall(files.without_prefix("carried", arrays))
-        experiment.memory = metadata["memory"]
-        progress = replace(Progress(), **metadata["progress"])
-        progress.done = False  # --patience may have changed
-    rows = [row for row in files.read_rows(folder / "metrics.jsonl") if row["epoch"] < progress.epoch]
-    log, content = folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode()
-    if not log.exists() or log.read_bytes() != content:
-        files.write_whole(log, content)
-    return progress
-
-
-def _save(experiment: Experiment, optimizer: Optimizer, progress: Progress, folder: Path) -> None:
-    """Write last.safetensors."""
-    arrays = files.prefixed("model", experiment.model.state_dict())
-    arrays |= files.prefixed("optimizer", optimizer.state_dict())
-    arrays |= files.prefixed("carried", experiment.carried())
-    files.save_arrays(folder / "last.safetensors", arrays, progress=asdict(progress), memory=experiment.memory)
-
-
-def _load_parameters(experiment: Experiment, path: Path) -> None:
-    """Parameters from best.safetensors or last.safetensors of another run; UserError when they are of another model."""
-    arrays, _ = files.load_arrays(path)
-    try:
-        experiment.model.load_state_dict(files.without_prefix("model", arrays) or arrays)
-    except ValueError as error:
-        raise UserError(f"--load-path {path} holds another model: {error}") from None
 
 
 @contextmanager

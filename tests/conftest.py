@@ -13,20 +13,25 @@ import pytest
 import standin
 from helpers import SMALL, known
 
-from minizone import Device, backend
+from minizone import Device, backend, cuda
 from minizone.data.download import KNOWN_FILES
 from minizone.kernels import gpu_bn
 
 
 @pytest.fixture(params=["stand-in", pytest.param("device", marks=pytest.mark.gpu)])
-def gpu(request, monkeypatch) -> Device:
+def gpu(request, monkeypatch) -> Iterator[Device]:
     """A GPU: the stand-in for CuPy (standin.py), and with ``-m gpu`` the real one."""
     if request.param == "stand-in":
+        monkeypatch.setattr(cuda, "CUBLAS_WORKSPACE", 4096)
         xp = standin.make()
         monkeypatch.setattr(backend, "cupy", xp)
         monkeypatch.setattr(backend, "load_cublas", xp.cublas)
         monkeypatch.setattr(gpu_bn, "LANES", 1)  # a warp of one lane: threads for 32 lanes would take minutes
-    return Device("gpu")
+    yield Device("gpu")
+    if request.param == "stand-in":  # each test has a stand-in of its own: what is kept for it must not pile up
+        cuda._blas.cache_clear()
+        cuda._compiled.cache_clear()
+        cuda._free.clear()
 
 
 @pytest.fixture

@@ -288,7 +288,7 @@ def test_interrupted_download_leaves_nothing(mirror, monkeypatch, tmp_path):
     offer(mirror, monkeypatch, good=ok(SMALL[TRAIN]))
 
     def interrupted(self, url, output_file, pooch, check_only=False):
-        Path(output_file).write_bytes(SMALL[TRAIN][:10])
+        output_file.write(SMALL[TRAIN][:10])
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

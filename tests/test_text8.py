@@ -172,7 +172,7 @@ def test_missing_archive_is_downloaded_verified_and_kept(folder, monkeypatch):
 
     def answer(self, url, output_file, pooch, check_only=False):
         asked.append(url)
-        Path(output_file).write_bytes(b"please log in" if url == NOWHERE[0] else zipped(RAW))
+        output_file.write(b"please log in" if url == NOWHERE[0] else zipped(RAW))
 
     monkeypatch.setattr(pooch.HTTPDownloader, "__call__", answer)
     assert text(load_text8("text8", folder)) == RAW

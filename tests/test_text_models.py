@@ -155,8 +155,8 @@ def test_numbers_of_the_paper_are_shown_beside_runs_on_its_whole_text_only(kind,
 ZONED = {"z_prob_cells": 0.5, "z_prob_states": 0.5}
 DROPPED = {"drop_prob_igates": 0.5}
 NOT_OF_THE_RESULT = {
-    "preset", "device", "data_dir", "out", "resume", "max_minutes", "load_path", "test_cost", "write_predictions",
-    "dataset", "ptb_form",
+    "preset", "device", "data_dir", "offline", "out", "resume", "max_minutes", "load_path", "test_cost",
+    "write_predictions", "dataset", "ptb_form",
 }  # fmt: skip
 FLAGS: dict[str, list[Any]] = {  # values, and what else is set with and without them
     "seed": [2],

@@ -91,7 +91,7 @@ def load_characters(
     if form not in FORMS:
         raise UserError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
     loaders = {"ptb": lambda: _load_ptb(data_dir, form, offline), "manual": _load_manual}
-    return load_or_stand_in("PTB", loaders, dataset, data_dir, say)
+    return load_or_stand_in("PTB", loaders, dataset, data_dir, offline, say)
 
 
 def _load_ptb(data_dir: str | Path | None, form: str, offline: bool) -> TextDataset:

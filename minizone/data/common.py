@@ -33,6 +33,7 @@ def load_or_stand_in(
     loaders: Mapping[str, Callable[[], Any]],
     dataset: str,
     data_dir: str | Path | None,
+    offline: bool,
     say: Callable[[str], None],
 ) -> Any:
     """Load the data set of that name, where "auto" is the first of `loaders` or, if its files are missing, the second.
@@ -52,9 +53,10 @@ def load_or_stand_in(
         if data_dir is not None:
             raise
     data = loaders[stand_in]()
+    forbidden = " (--offline)" if offline else ""
     say(
-        f"{title} is neither in {data_folder(data_dir)} nor to be downloaded: this run uses the {data.name} instead,"
-        f" and its numbers are not {title}'s (--data-dir takes a folder with {title}, --dataset {real} says what went"
-        " wrong)"
+        f"{title} is neither in {data_folder(data_dir)} nor to be downloaded{forbidden}: this run uses the {data.name}"
+        f" instead, and its numbers are not {title}'s (--data-dir takes a folder with {title}, --dataset {real} says"
+        " what went wrong)"
     )
     return data

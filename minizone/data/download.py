@@ -10,18 +10,23 @@ import gzip
 import hashlib
 import os
 import sys
+import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
 from minizone.errors import UserError
 
 # Seconds to connect (a machine without network should fall through quickly) and to wait for the next bytes.
 TIMEOUT = (4, 30)
+# A mirror that drips never lets us wait 30 seconds for the next byte. So there is an end to the whole as well: so many
+# seconds, and as many more as the file takes at the slowest speed in bytes a second that is worth waiting for.
+GRACE, SLOWEST = 60, 10_000
 REPAIR = "truncated or edited; delete it and run again to download it"
 
 
@@ -172,25 +177,72 @@ def _download(url: str, folder: Path, relative: str) -> Path:
     pooch.get_logger().setLevel("WARNING")
     known = KNOWN_FILES[relative]
     packed = url.endswith(".gz")
-    downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), chunk_size=1 << 16, timeout=TIMEOUT)
+    http = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), chunk_size=1 << 16, timeout=TIMEOUT)
+
+    def downloader(url: str, path: str, _: Any) -> None:
+        _within_bounds(partial(http, url), Path(path), known.size)
+
     name = Path(relative).name + (".gz" if packed else "")
     digest = known.sha256_gz if packed else known.sha256
     return Path(pooch.retrieve(url, known_hash=digest, fname=name, path=folder, downloader=downloader))
+
+
+class _Bounded:
+    """A file that is written by a download, up to a number of bytes; more of them are an error."""
+
+    def __init__(self, file: BinaryIO, size: int):
+        self.file, self.left, self.flush = file, size, file.flush
+
+    def write(self, chunk: bytes) -> None:
+        self.left -= len(chunk)
+        if self.left < 0:
+            raise OSError("it sends more than the file has")
+        self.file.write(chunk)
+
+
+def _within_bounds(download: Callable[[Any, None], Any], path: Path, size: int) -> None:
+    """Let ``download`` write a file, but not much more than its size, and not for ever.
+
+    It has a thread of its own, for nothing in it can be told to give up, be it the name server, a header or the body.
+    A thread that was left behind ends when it wants to write, or with the program.
+    """
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            download(file, None)
+        except BaseException as error:
+            errors.append(error)
+
+    with path.open("wb") as opened:
+        file = _Bounded(opened, size + (1 << 16))  # gzip may make a file a little larger
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            thread.join(GRACE + size / SLOWEST)
+            if thread.is_alive():
+                raise TimeoutError
+        finally:
+            file.left = 0
+    if errors:
+        raise errors.pop()  # not [0]: list, error and traceback would keep each other, and the socket, alive
 
 
 def _reason(error: Exception) -> str:
     """Say in a few words why a mirror failed."""
     import requests
 
+    if isinstance(error, TimeoutError) and not isinstance(error, requests.RequestException):
+        return "too slow"
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"HTTP {error.response.status_code}"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return "the connection was cut"
     if isinstance(error, requests.Timeout | requests.ConnectionError):
         return "no answer"
-    if isinstance(error, ValueError) and not isinstance(error, requests.RequestException):
+    if isinstance(error, ValueError) and "does not match the known hash" in str(error):
         return "wrong sha256"
-    return f"{type(error).__name__}: {error}"
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 @contextmanager

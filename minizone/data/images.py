@@ -148,7 +148,7 @@ def load_images(
         An unknown `dataset`; MNIST is wanted and missing, or damaged.
     """
     loaders = {"mnist": lambda: _load_mnist(data_dir, offline), "digits": _load_digits}
-    return load_or_stand_in("MNIST", loaders, dataset, data_dir, say)
+    return load_or_stand_in("MNIST", loaders, dataset, data_dir, offline, say)
 
 
 def permutation(n: int, kind: str = "true", seed: int = 0) -> np.ndarray:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import IO
-from zipfile import ZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
@@ -60,7 +61,7 @@ def load_text8(
         or has other characters.
     """
     loaders = {"text8": lambda: _load_text8(data_dir, offline), "manual": _load_manual}
-    return load_or_stand_in("text8", loaders, dataset, data_dir, say)
+    return load_or_stand_in("text8", loaders, dataset, data_dir, offline, say)
 
 
 def _load_text8(data_dir: str | Path | None, offline: bool) -> TextDataset:
@@ -71,8 +72,13 @@ def _load_text8(data_dir: str | Path | None, offline: bool) -> TextDataset:
         with unpacked(path) as file:
             return _read(file, path)
     archive = BytesIO(read_verified(ARCHIVE, data_dir, offline=offline))
-    with ZipFile(archive) as members, members.open("text8") as file:
-        return _read(file, Path(ARCHIVE) / "text8")
+    try:  # Nothing is unpacked to the disk, whatever the names in the archive: one member is read, from memory.
+        with ZipFile(archive) as members, members.open("text8") as file:
+            return _read(file, Path(ARCHIVE) / "text8")
+    except KeyError:
+        raise UserError(f"{ARCHIVE} has no member named text8: {REPAIR}") from None
+    except (BadZipFile, EOFError, zlib.error, OSError, RuntimeError) as error:  # RuntimeError: a cipher or method
+        raise UserError(f"{ARCHIVE} is not a whole zip file ({error}): {REPAIR}") from error
 
 
 def _read(file: IO[bytes], path: Path) -> TextDataset:

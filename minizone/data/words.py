@@ -86,7 +86,7 @@ def load_words(
         An unknown `dataset`; PTB is wanted and missing, or damaged.
     """
     loaders = {"ptb": lambda: _load_ptb(data_dir, offline), "manual": _load_manual}
-    return load_or_stand_in("PTB", loaders, dataset, data_dir, say)
+    return load_or_stand_in("PTB", loaders, dataset, data_dir, offline, say)
 
 
 def _load_ptb(data_dir: str | Path | None, offline: bool) -> WordDataset:

@@ -35,7 +35,7 @@ class CharSettings(TextSettings):
 
     def load(self, say: Callable[[str], None]) -> TextDataset:
         """The text that the settings name."""
-        return load_characters(self.dataset, self.data_dir, form=self.ptb_form, say=say)
+        return load_characters(self.dataset, self.data_dir, form=self.ptb_form, offline=self.offline, say=say)
 
 
 PAPER = CharSettings(

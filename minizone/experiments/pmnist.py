@@ -159,7 +159,7 @@ class PMNIST(Experiment):
 
     def __init__(self, settings: PMNISTSettings, say: Callable[[str], None] = print):
         super().__init__(settings, say)
-        data = load_images(settings.dataset, settings.data_dir, say=say)
+        data = load_images(settings.dataset, settings.data_dir, offline=settings.offline, say=say)
         self.data = data.first(settings.train_examples, settings.eval_examples)
         if settings.pool > 1 and data.name.startswith("MNIST"):  # the stand-in is small already
             self.data = self.data.pooled(settings.pool)

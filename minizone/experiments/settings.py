@@ -25,6 +25,8 @@ class RunSettings:
     """Seed of the initial weights, of the masks and of the order of the data."""
     data_dir: str | None = None
     """Folder with the data; without it $MINIZONE_DATA, or else a cache folder. What is missing is downloaded there."""
+    offline: bool = False
+    """Download nothing: what is missing has a stand-in, or is an error where it was asked for by name or folder."""
     out: str | None = None
     """Folder of the run; without it runs/TASK/LABEL, with a number behind it when that exists already."""
     resume: bool = False

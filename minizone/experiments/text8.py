@@ -23,7 +23,7 @@ class Text8Settings(TextSettings):
 
     def load(self, say: Callable[[str], None]) -> TextDataset:
         """The text that the settings name."""
-        return load_text8(self.dataset, self.data_dir, say=say)
+        return load_text8(self.dataset, self.data_dir, offline=self.offline, say=say)
 
 
 PAPER = Text8Settings(

@@ -33,7 +33,7 @@ class WordSettings(TextSettings):
 
     def load(self, say: Callable[[str], None]) -> WordDataset:
         """The text that the settings name."""
-        return load_words(self.dataset, self.data_dir, say=say)
+        return load_words(self.dataset, self.data_dir, offline=self.offline, say=say)
 
     @property
     def steps(self) -> int:

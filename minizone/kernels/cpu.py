@@ -32,7 +32,7 @@ def product(blocks: Array, h: Array, out: Array, scratch: Array) -> Array:
     """``W @ h`` into ``out`` (M, B), for the `small_blocks` of W; scratch holds at least pieces * M * B numbers."""
     xp, (pieces, n, rows, K) = array_module(h), blocks.shape
     if pieces == 1:
-        xp.matmul(blocks[0], h, out=out.reshape(n, rows, -1))
+        xp.matmul(blocks[0], h, out=out.reshape(n, rows, h.shape[-1]))
         return out
     parts = scratch.reshape(-1)[: pieces * out.size].reshape(pieces, n, rows, -1)
     xp.matmul(blocks, h.reshape(pieces, 1, K, -1), out=parts)
@@ -227,8 +227,10 @@ def rnn_forward(a: Array, h: Array, keep_h: Array | None, relu: bool, new_h: Arr
     positive; ``new_h`` (H, B) the state after zoneout. Scratch: (2H, B).
     """
     u, v = scratch[: len(h)], scratch[len(h) : 2 * len(h)]
-    if relu:
+    if relu and a.dtype.kind == "c":
         a *= a.real > 0
+    elif relu:
+        array_module(a).maximum(a, 0, out=a)  # not a product: -inf * 0 is NaN
     else:
         array_module(a).tanh(a, out=a)
     u[...] = a

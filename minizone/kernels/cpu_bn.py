@@ -44,7 +44,7 @@ def normalize_backward(
     ``scale`` and ``d_gamma`` (n R,). Scratch: (n R, B).
     """
     xp, B = array_module(d), d.shape[-1]
-    each, products = s_hat.reshape(len(s_hat) // len(d), *d.shape), scratch[: len(s_hat)]  # each: (n, R, B)
+    each, products = s_hat.reshape(len(s_hat) // max(1, len(d)), *d.shape), scratch[: len(s_hat)]  # each: (n, R, B)
     xp.multiply(d, each, out=products.reshape(each.shape))
     xp.matmul(products, ones, out=d_gamma)
     xp.matmul(d, ones, out=d_beta)

@@ -63,6 +63,8 @@ def take_columns(W: Array, tokens: Array) -> Array:
 def add_up_tokens(da: Array, x: Array, dW_x: Array) -> None:
     """Add da (4H, T*B), the gradients where tokens x (T, B) were seen, to these tokens' columns in dW_x (4H, D)."""
     xp, tokens = array_module(da), x.reshape(-1)
+    if not tokens.size:
+        return
     order = xp.argsort(tokens, kind="stable")
     present, starts = xp.unique(tokens[order], return_index=True)
     dW_x[:, present] += xp.add.reduceat(da[:, order], starts, axis=1)
