@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import io
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import tyro
 
 from minizone import UserError
 from minizone.experiments import char_ptb, gradients, pmnist, semantic, seq2seq, text8, word_ptb
+from minizone.export import export
 from minizone.plotting import plot_runs
 from minizone.report import find_runs, report, save_run
 from minizone.training import Interrupted, fit
@@ -31,6 +33,8 @@ TASKS: dict[str, Any] = {
 USAGE = """usage: python run.py TASK [flags]          train; the flags of a task: python run.py TASK --help
        python run.py plot RUN [RUN ...]    learning curves of runs
        python run.py report [RUNS_DIR]     tables of runs
+       python run.py conformance MODULE:ADAPTER    is THIS a correct zoneout? (minizone/conformance.py)
+       python run.py export RUN            best weights of a run in PyTorch's names; --load-path takes them back
 
 tasks (sections of the paper):
   char-ptb    character-level language model on Penn Treebank (4.1.1)
@@ -66,6 +70,31 @@ class Report:
     """Also write each run, without its weights, as one JSON file into this folder."""
 
 
+@dataclass(frozen=True)
+class Export:
+    """Write the best weights of a run as a state dict of torch.nn.LSTM (or RNN), Linear and Embedding, in safetensors.
+
+    The head of minizone/export.py has the module of PyTorch that it fits, and what becomes of h0, c0 and zoneout.
+    The way back is --load-path FILE of the same task.
+    """
+
+    run: tyro.conf.Positional[str]
+    """The folder of the run."""
+    out: str | None = None
+    """The file; without it torch.safetensors in the folder of the run."""
+
+
+@dataclass(frozen=True)
+class Conformance:
+    """Is THIS a correct zoneout? Ends with status 0 when all invariants pass, with 1 when one fails."""
+
+    adapter: tyro.conf.Positional[str]
+    """MODULE:ADAPTER, a class that makes the implementation runnable (minizone/conformance.py has an example); MODULE
+    is a .py file or an importable module, for example minizone.conformance:Layer."""
+    save: str | None = None
+    """Also write the table, below the name of the adapter, into this file."""
+
+
 def main(arguments: list[str]) -> int:
     """Run one command; returns the exit status: 0, 2 for what the user can mend, 128 + n for signal n."""
     try:
@@ -84,11 +113,17 @@ def main(arguments: list[str]) -> int:
             print(report(Path(settings.runs_dir)), end="")
             for run in find_runs(Path(settings.runs_dir)) if settings.save else []:
                 save_run(run, Path(settings.save))
+        elif command == "export":
+            chosen = parse(Export, rest, command)
+            print(export(Path(chosen.run), Path(chosen.out or Path(chosen.run) / "torch.safetensors")))
+        elif command == "conformance":
+            return conformance(parse(Conformance, rest, command))
         elif command in TASKS:
             train(command, rest)
         else:
             raise UserError(
-                f"there is no task {command!r}; the tasks: {', '.join(TASKS)}; the other commands: plot, report"
+                f"there is no task {command!r}; the tasks: {', '.join(TASKS)};"
+                " the other commands: plot, report, export, conformance"
             )
     except UserError as error:
         return refuse(str(error))
@@ -107,8 +142,22 @@ def main(arguments: list[str]) -> int:
 
 def refuse(sentence: str) -> int:
     """Say in one line what is wrong, whatever is in the names that it quotes; returns the exit status."""
-    print(f"run.py: {' '.join(sentence.split())}", file=sys.stderr)
+    line = " ".join(sentence.split())
+    print(f"run.py: {line if len(line) < 1000 else f'{line[:600]} ... {line[-300:]}'}", file=sys.stderr)
     return 2
+
+
+def conformance(settings: Conformance) -> int:
+    """Print the table of an implementation; the exit status is 1 when it fails an invariant."""
+    from minizone.conformance import conform, load, table  # here, because no other command needs it
+
+    results = conform(load(settings.adapter))
+    print(said := table(results), end="")
+    if settings.save:
+        file = Path(settings.save)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"python run.py conformance {settings.adapter}\n\n{said}", encoding="utf-8")
+    return int(any(result.status == "FAIL" for result in results))
 
 
 def train(task: str, arguments: list[str]) -> None:
@@ -116,9 +165,9 @@ def train(task: str, arguments: list[str]) -> None:
     experiment = TASKS[task]
     presets = experiment.presets
     first = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
-    first.add_argument("--preset", default="quick")
+    first.add_argument("--preset", default="quick", nargs="?")
     preset = first.parse_known_args(arguments)[0].preset
-    default = presets.get(preset, presets["quick"])  # a wrong name is refused by the next line
+    default = presets.get(preset, presets["quick"])  # a wrong name, or none, is refused by the next line
     settings = parse(type(default), arguments, task, default)
     settings.check()
     folder = Path(settings.out) if settings.out else run_folder(Path("runs") / task / settings.label(), settings.resume)
@@ -148,8 +197,8 @@ def parse(kind: Any, arguments: list[str], command: str, default: Any = None) ->
     except SystemExit as stop:
         if stop.code == 0:
             raise
-        lines = (line.strip("│╭╮╰╯─ ") for line in said.getvalue().splitlines())
-        raise UserError(f"{command}: {' '.join(line for line in lines if line)}") from None
+        words = re.sub("[│╭╮╰╯─]|-{4,}", " ", said.getvalue())  # without the box that tyro draws around them
+        raise UserError(f"{command}: {words}") from None
 
 
 if __name__ == "__main__":

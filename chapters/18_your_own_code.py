@@ -44,7 +44,7 @@ if torch:
             self.cell, self.z = torch.nn.LSTMCell(input_size, hidden_size), (z_h, z_c)
 
         def forward(self, x, h, c, keeps=None):  # -> all h and c, each (T, B, H)
-            z, states = [torch.full((len(x), *h.shape), each) for each in self.z], []
+            z, states = [h.new_full((len(x), *h.shape), each) for each in self.z], []
             keeps = keeps or ([torch.bernoulli(each) for each in z] if self.training else z)
             for x_t, keep_h, keep_c in zip(x, *keeps, strict=True):
                 new_h, new_c = self.cell(x_t, (h, c))

@@ -23,6 +23,7 @@ import minizone
 from minizone import checkpoint as files
 from minizone.errors import UserError
 from minizone.experiments.base import Experiment
+from minizone.export import from_torch, is_torch
 from minizone.optim import Optimizer
 
 try:
@@ -55,7 +56,7 @@ class Progress:
 
 @contextmanager
 def claimed(folder: Path, new: bool) -> Iterator[None]:
-    """While inside, the folder is this process's alone; a ``new`` one is made, and goes again if nothing came into it.
+    """While inside, the folder is this process's alone; a ``new`` one is made, and goes again if nothing is left in it.
 
     The lock is the kernel's, on the open file ``lock``: it ends with its process, in whatever way that ends.
 
@@ -64,7 +65,7 @@ def claimed(folder: Path, new: bool) -> Iterator[None]:
     UserError
         Another process has it; it cannot be made or written; it is not new and there is no run in it.
     """
-    made = new and not folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     if new:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -76,9 +77,9 @@ def claimed(folder: Path, new: bool) -> Iterator[None]:
         with _lock(folder / "lock"):
             yield
     finally:
-        if made:
-            with suppress(OSError):  # there is something in it
-                folder.rmdir()
+        with suppress(OSError):  # there is something in it
+            for path in made:
+                path.rmdir()
 
 
 @contextmanager
@@ -134,6 +135,18 @@ def begin(experiment: Experiment, folder: Path) -> Progress:
         },
     )
     return Progress()
+
+
+@contextmanager
+def all_or_nothing(folder: Path) -> Iterator[None]:
+    """What fails inside before there is a checkpoint takes along the files that it has made in the folder."""
+    try:
+        yield
+    except (UserError, OSError, MemoryError):
+        if not (folder / "last.safetensors").exists() and not (folder / "previous.safetensors").exists():
+            for name in ("config.json", "metrics.jsonl", "best.safetensors"):
+                (folder / name).unlink(missing_ok=True)
+        raise
 
 
 def save(experiment: Experiment, optimizer: Optimizer, progress: Progress, folder: Path) -> None:
@@ -234,9 +247,11 @@ def best_parameters(experiment: Experiment, folder: Path) -> tuple[dict[str, np.
 
 
 def load_parameters(experiment: Experiment, path: Path) -> None:
-    """Parameters from best.safetensors or last.safetensors of another run; UserError when they are of another model."""
+    """Parameters from a checkpoint, or a file in the names of PyTorch; UserError when they are of another model."""
     arrays, _ = files.load_arrays(path)
     try:
+        if is_torch(arrays):
+            arrays = from_torch(arrays, experiment.model.state_dict())
         experiment.model.load_state_dict(files.without_prefix("model", arrays) or arrays)
     except ValueError as error:
         raise UserError(f"--load-path {path} holds another model: {error}") from None

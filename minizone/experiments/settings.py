@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from minizone.errors import UserError
@@ -11,6 +11,8 @@ from minizone.optim import decayed
 from minizone.zoneout import Zoneout
 
 PerLayer = float | str  # one number for all layers, or "0.25,0.1": one for each
+INFINITE = 1e30  # in float32 products of such numbers are infinite
+MOST = {"hidden_size": 10**6, "batch_size": 10**6, "seq_len": 10**6, "dim": 10**6, "num_layers": 1000}
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class RunSettings:
     max_minutes: float = math.inf
     """Save and stop after so many minutes; --resume goes on."""
     load_path: str | None = None
-    """Start from the parameters of this safetensors file (best or last of another run), with a fresh optimizer."""
+    """Start from the parameters of this safetensors file (best or last of another run, or a state dict of PyTorch in
+    the names that `run.py export` writes), with a fresh optimizer."""
     test_cost: bool = False
     """Also test after every epoch, not only the best parameters at the end."""
     write_predictions: bool = False
@@ -70,6 +73,10 @@ class RunSettings:
 
     def check(self) -> None:
         """Raise UserError for a value that no run could use, before any work is done."""
+        for field in fields(self):
+            value, most = getattr(self, field.name), MOST.get(field.name, 10**9)
+            if isinstance(value, int) and field.name != "seed":
+                require(value <= most, field.name, value, f"be at most {most:,}")
         for name in ("hidden_size", "batch_size", "epochs"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "be at least 1")
         for name in ("seed", "patience", "decrease_lr_after_epoch"):
@@ -148,9 +155,9 @@ class RecurrentSettings(RunSettings):
         for name in ("dropout", "variational_dropout", "input_drop"):
             p = getattr(self, name)
             require(0 <= p < 1, name, p, "be a probability in [0, 1): of 1 nothing is left")
-        require(math.isfinite(self.forget_bias), "forget_bias", self.forget_bias, "be finite")
+        require(abs(self.forget_bias) < INFINITE, "forget_bias", self.forget_bias, "be finite")
         for name in ("norm_cost_coeff", "init_width"):
-            require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "be finite and 0 or more")
+            require(0 <= getattr(self, name) < INFINITE, name, getattr(self, name), "be finite and 0 or more")
         cells, states, igates = (self.per_layer(n) for n in ("z_prob_cells", "z_prob_states", "drop_prob_igates"))
         if self.rnn_type != "lstm":
             forbidden = {

@@ -1,0 +1,204 @@
+"""The same training in PyTorch, and exported weights in PyTorch's own layers; skipped where there is no PyTorch.
+
+The numbers: pip install torch --index-url https://download.pytorch.org/whl/cpu; pytest -s tests/test_torch_parity.py
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import test_training
+from test_export import MODELS, PLAIN, noisy
+from test_training import quiet
+
+from minizone.backend import stream
+from minizone.experiments.char_ptb import PRESETS, CharPTB
+from minizone.export import export, from_torch, to_torch
+from minizone.optim import make
+from minizone.tensor import no_grad
+from minizone.training import fit
+
+torch = pytest.importorskip("torch")
+
+UPDATES = 50
+SETTINGS = replace(
+    PRESETS["quick"], dataset="manual", hidden_size=64, train_symbols=50_000, eval_symbols=2_000, z_prob_cells=0.5,
+    z_prob_states=0.05,
+)  # fmt: skip
+
+
+class CharacterModel(torch.nn.Module):
+    """The module in the head of minizone/export.py; for a simple network without c0."""
+
+    def __init__(self, V: int, H: int, layers: int = 1, kind: Any = torch.nn.LSTM):
+        super().__init__()
+        self.rnn, self.output = kind(V, H, layers), torch.nn.Linear(H, V)
+        self.h0 = torch.nn.Parameter(torch.zeros(layers, H))
+        if kind is torch.nn.LSTM:
+            self.c0 = torch.nn.Parameter(torch.zeros(layers, H))
+
+    def start(self, B: int) -> list[Any]:
+        states = [self.h0, self.c0] if hasattr(self, "c0") else [self.h0]
+        return [s[:, None].expand(-1, B, -1).contiguous() for s in states]
+
+    def forward(self, tokens: Any) -> Any:
+        columns = torch.nn.functional.one_hot(tokens, self.rnn.input_size).to(self.h0.dtype)
+        start = self.start(tokens.shape[1])
+        return self.output(self.rnn(columns, tuple(start) if len(start) > 1 else start[0])[0])  # (T, B, V)
+
+
+def as_tensors(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    return {name: torch.tensor(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+
+def zoneout_scores(model: CharacterModel, tokens: Any, keep_h: Any, keep_c: Any) -> Any:
+    """Scores (T, B, V) of one layer, by the equations of the paper; masks (T, B, H)."""
+    (h,), (c,) = model.start(tokens.shape[1])
+    rnn, outputs = model.rnn, []
+    for t, token in enumerate(tokens):
+        a = rnn.weight_ih_l0.t()[token] + h @ rnn.weight_hh_l0.t() + rnn.bias_ih_l0  # (B, 4H)
+        i, f, g, o = a.chunk(4, 1)
+        new_c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        new_h = torch.sigmoid(o) * torch.tanh(new_c)
+        h = keep_h[t] * h + (1 - keep_h[t]) * new_h
+        c = keep_c[t] * c + (1 - keep_c[t]) * new_c
+        outputs.append(h)
+    return model.output(torch.stack(outputs))
+
+
+def clipped_adam_step(optimizer: Any, parameters: list[Any], update: int, clip: float) -> None:
+    """`torch.optim.Adam`, with epsilon added where the authors add it, and its step shortened to the norm ``clip``."""
+    optimizer.param_groups[0]["eps"] = 1e-8 / (1 - 0.999**update) ** 0.5
+    before = [p.detach().clone() for p in parameters]
+    optimizer.step()
+    with torch.no_grad():
+        norm = sum(((p - old) ** 2).sum() for p, old in zip(parameters, before, strict=True)) ** 0.5
+        for p, old in zip(parameters, before, strict=True):
+            p.copy_(old + (p - old) * min(1.0, clip / float(norm)))
+
+
+def our_losses(experiment: CharPTB, dtype: Any) -> tuple[list[float], Any]:
+    """The losses of the first updates, and the weights after them."""
+    settings, model, losses = experiment.settings, experiment.model, []
+    optimizer = make(
+        settings.algorithm, model.parameters(), settings.learning_rate, clip=settings.clipping, clip_what="step"
+    )
+    for update, batch in zip(range(1, UPDATES + 1), experiment.batches(1), strict=False):
+        loss = experiment.loss(batch, stream(settings.seed, "noise", 1, update)).loss
+        assert loss.data.dtype == dtype
+        losses.append(float(loss))
+        loss.backward()
+        optimizer.step()
+    return losses, model.state_dict()
+
+
+def their_losses(experiment: CharPTB, weights: dict[str, np.ndarray]) -> tuple[list[float], Any]:
+    """The same in PyTorch, from the same weights, with the masks that our layer draws from its keyed stream."""
+    settings, losses = experiment.settings, []
+    V, H = weights["output.weight"].shape
+    model = CharacterModel(V, H).to(torch.tensor(weights["h0"]).dtype)
+    model.load_state_dict(as_tensors(weights))
+    model.rnn.bias_hh_l0.requires_grad_(False)  # one bias, as in the paper
+    learned = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(learned, lr=settings.learning_rate)
+    layer = experiment.model.rnn.layers[0]
+    for update, (tokens, targets) in zip(range(1, UPDATES + 1), experiment.batches(1), strict=False):
+        drawn = layer.masks(*tokens.shape, stream(settings.seed, "noise", 1, update))
+        masks = (torch.tensor(drawn[name].transpose(0, 2, 1).copy()) for name in ("keep_h", "keep_c"))
+        scores = zoneout_scores(model, torch.tensor(tokens.astype(np.int64)), *masks)
+        wanted = torch.tensor(targets.astype(np.int64))
+        loss = torch.nn.functional.cross_entropy(scores.reshape(-1, V), wanted.reshape(-1))
+        optimizer.zero_grad()
+        loss.backward()
+        clipped_adam_step(optimizer, learned, update, settings.clipping)
+        losses.append(float(loss.detach()))
+    return losses, {name: value.numpy() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-4), (np.float64, 1e-9)])
+def test_fifty_updates_of_a_zoneout_lstm_have_the_losses_of_the_same_training_in_torch(dtype, tolerance):
+    experiment = CharPTB(SETTINGS, say=quiet)
+    for _, tensor in experiment.model.named_tensors():
+        tensor.data = tensor.data.astype(dtype)
+    weights = {name: array.copy() for name, array in to_torch(experiment.model.state_dict()).items()}
+    theirs, their_weights = their_losses(experiment, weights)
+    ours, our_weights = our_losses(experiment, dtype)
+    assert len(ours) == len(theirs) == UPDATES and ours[-1] < ours[0] - 0.5, "it learned something"
+    off = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
+    back = from_torch(their_weights, our_weights)
+    apart = max(float(abs(back[name] - array).max()) for name, array in our_weights.items())
+    print(
+        f"\n{UPDATES} updates in {np.dtype(dtype)}: loss {ours[0]:.4f} to {ours[-1]:.4f},"
+        f" largest difference of losses {off:.1e}, of weights {apart:.1e}", end="",
+    )  # fmt: skip
+    assert off <= tolerance
+    assert apart <= 100 * tolerance
+
+
+@pytest.mark.parametrize("name", ["char", "char, two layers", "char, tanh"])
+def test_exported_weights_in_torch_give_our_outputs(name):
+    experiment_of, settings = MODELS[name]
+    model = noisy(experiment_of, replace(settings, z_prob_cells=0.0, z_prob_states=0.0))
+    weights = {key: array * np.float32(0.3) for key, array in model.state_dict().items()}
+    model.load_state_dict(weights)
+    translated = to_torch(weights)
+    V, H = translated["output.weight"].shape
+    kind = torch.nn.RNN if settings.rnn_type == "rnn" else torch.nn.LSTM
+    theirs = CharacterModel(V, H, settings.num_layers, kind)
+    theirs.load_state_dict(as_tensors(translated))  # strict: no name is missing and none is left
+    tokens = np.random.default_rng(0).integers(V, size=(30, 4))
+    with no_grad(), torch.no_grad():
+        off = abs(model(tokens)[0].data.transpose(0, 2, 1) - theirs(torch.tensor(tokens)).numpy()).max()
+    print(f"\n{name}: largest difference of scores {off:.1e}", end="")
+    assert off <= 1e-6
+
+
+def test_a_file_goes_to_torch_and_comes_back_from_it(tmp_path):
+    """Through the command's file, `safetensors.torch`, a module, and its own state dict saved anew."""
+    from safetensors.torch import load_file, save_file
+
+    fit(CharPTB(PLAIN, say=quiet), tmp_path / "run", say=quiet)
+    export(tmp_path / "run", tmp_path / "torch.safetensors")
+    state = load_file(tmp_path / "torch.safetensors")
+    V, H = state["output.weight"].shape
+    theirs = CharacterModel(V, H)
+    theirs.load_state_dict(state)
+    save_file(theirs.state_dict(), tmp_path / "theirs.safetensors")
+    loaded = []
+    for k, path in enumerate(("run/best.safetensors", "theirs.safetensors")):
+        settings = replace(test_training.TINY, load_path=str(tmp_path / path), learning_rate=1e-30, epochs=1)
+        experiment = CharPTB(settings, say=quiet)
+        fit(experiment, tmp_path / str(k), say=quiet)
+        loaded.append(experiment.model.state_dict())
+    assert all(np.array_equal(loaded[0][name], loaded[1][name]) for name in loaded[0])
+
+
+def test_words_are_rows_of_an_embedding_in_torch():
+    model = noisy(*MODELS["word"])
+    weight = to_torch(model.state_dict())["embedding.weight"]
+    theirs = torch.nn.Embedding.from_pretrained(torch.tensor(weight.copy()))
+    words = np.arange(6).reshape(3, 2)
+    found = theirs(torch.tensor(words)).numpy().transpose(0, 2, 1)
+    assert np.array_equal(found, model.embedding(words).data)
+
+
+def test_the_example_in_the_head_of_export_runs():
+    """The class that is written there, loaded with what is written of it."""
+    import minizone.export as module
+
+    lines = (module.__doc__ or "").split("like this one")[1].split("\n\n")
+    code = "\n".join(line.removeprefix("    ") for part in lines[1:3] for line in part.splitlines())
+    names: dict[str, Any] = {"torch": torch}
+    exec(code, names)
+    model = noisy(CharPTB, PLAIN)
+    translated = to_torch(model.state_dict())
+    V, H = translated["output.weight"].shape
+    written, own = names["Model"](V, H), CharacterModel(V, H)
+    for each in (written, own):
+        each.load_state_dict(as_tensors(translated))
+    tokens = torch.arange(12).reshape(4, 3)
+    with torch.no_grad():
+        assert torch.equal(written(tokens), own(tokens))
