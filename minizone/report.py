@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from minizone.checkpoint import read_run, write_json
+from minizone.checkpoint import check_fields, read_run, write_json
 from minizone.errors import UserError
 
 NOT_A_DIFFERENCE = {"seed", "data_dir", "offline", "max_minutes"}  # between runs of one row of a table
@@ -32,6 +32,8 @@ def find_runs(root: Path) -> list[dict[str, Any]]:
     runs = [read_run(path) for path in sorted([*folders, *singles])]
     if not runs:
         raise UserError(f"there is no finished run below {root}")
+    for run in runs:
+        check_fields(f"the run {run['name']} below {root}", run, summary=dict)
     return runs
 
 

@@ -71,7 +71,8 @@ def fit(experiment: Experiment, folder: Path, say: Any = print) -> dict[str, Any
             if settings.resume
             else run_folder.begin(experiment, folder)
         )
-        _train(experiment, optimizer, progress, folder, say)
+        with run_folder.all_or_nothing(folder):
+            _train(experiment, optimizer, progress, folder, say)
         return _summarize(experiment, progress, folder, say)
 
 
@@ -139,8 +140,8 @@ def _look(unseen: list[Outcome], progress: Progress, learning_rate: float) -> No
         if not (math.isfinite(loss) and math.isfinite(norm)):
             what = f"loss is {loss}" if not math.isfinite(loss) else f"norm of the gradient is {norm}"
             raise UserError(
-                f"the {what} in epoch {progress.epoch}, update {progress.update}: the run has diverged. The last good"
-                f" checkpoint is kept; try a --learning-rate below {learning_rate:g}"
+                f"the {what} in epoch {progress.epoch}, update {progress.update}: the run has diverged. What was saved"
+                f" before is kept; try a --learning-rate below {learning_rate:g}"
             )
         progress.measure_sum += measure * count
         progress.measure_count += count

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import zlib
 from functools import partial
 from pathlib import Path
@@ -128,18 +129,15 @@ def test_fused_equals_reference_in_all_shapes_masks_dtypes_and_layouts(name):
         if pair.gains:
             assume(population or B > 0 or T == 0)
             options["statistics"] = Statistics(2, H, dtype=dtype) if population else None
-        moved = {
-            key: LAYOUTS[data.draw(st.sampled_from(sorted(LAYOUTS)))](value)
-            if isinstance(value, np.ndarray) and value.ndim
-            else value
-            for key, value in (arguments | options).items()
-        }
+        moved = arguments | options
+        for key, value in moved.items():
+            if isinstance(value, np.ndarray) and value.ndim:
+                moved[key] = LAYOUTS[data.draw(st.sampled_from(sorted(LAYOUTS)))](value)
         before = {key: value.copy() for key, value in moved.items() if isinstance(value, np.ndarray)}
         found = outcome(pair.fused, {key: moved[key] for key in arguments}, {key: moved[key] for key in options})
         assert all(np.array_equal(moved[key], value) for key, value in before.items()), "an argument was changed"
-        for key in pair.masks:  # to a tape 1 - boolean is an integer, and that times float32 is float64
-            if options.get(key) is not None:
-                options[key] = options[key].astype(dtype)
+        for key in set(pair.masks) & options.keys():  # 1 - boolean is an integer, and that times float32 is float64
+            options[key] = options[key].astype(dtype)
         worst.compare(found, outcome(pair.reference, arguments, options), 1e-4 if dtype is np.float32 else 1e-8)
 
     check()
@@ -215,6 +213,7 @@ LAYERS: dict[str, Any] = {
     "lstm": LSTM, "gru": GRU, "rnn": RNN, "relu": partial(RNN, activation="relu"),
     "bn_lstm": partial(BNLSTM, steps=2, gamma=0.5),
 }  # fmt: skip
+assert RecurrentLayer.__subclasses__() == [LSTM, GRU, RNN], "a new layer belongs into LAYERS"
 
 
 @st.composite
@@ -319,9 +318,7 @@ def split(flat: np.ndarray, model: Module) -> list[np.ndarray]:
 
 def train_every_task(seed: int) -> dict[str, Any]:
     """Of every task, a tiny run: the names of the parameters in their order, and a checksum of the last checkpoint."""
-    import tempfile
-
-    from test_gpu_training import TINY, train
+    from test_gpu_training import TINY, train  # not above: it brings the stand-in for CuPy along
 
     found = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -350,6 +347,3 @@ def test_every_task_is_the_same_to_the_bit_under_three_hash_seeds_and_another_on
     for task, (names, checksum) in first.items():
         assert other[task][0] == names and other[task][1] != checksum, task
     print(f"\n{len(first)} tasks: 3 hash seeds, same order of parameters, same bits; another seed, other bits", end="")
-
-
-assert RecurrentLayer.__subclasses__() == [LSTM, GRU, RNN], "a new layer belongs into LAYERS"

@@ -110,7 +110,7 @@ def test_plot_lays_two_runs_on_one_picture(tmp_path):
         (["--batch-size"], "--batch-size"),
         (["--data-dir", "nowhere", "--dataset", "ptb"], "nowhere"),
         (["--device", "gpu"], "device gpu"),
-        (["--hidden-size", "3000000000"], "out of memory"),
+        (["--hidden-size", "200000"], "out of memory"),
     ],
 )
 def test_a_bad_flag_ends_with_status_2_one_sentence_and_no_folder(flags, said, tmp_path):

@@ -77,7 +77,10 @@ def _load_text8(data_dir: str | Path | None, offline: bool) -> TextDataset:
             return _read(file, Path(ARCHIVE) / "text8")
     except KeyError:
         raise UserError(f"{ARCHIVE} has no member named text8: {REPAIR}") from None
-    except (BadZipFile, EOFError, zlib.error, OSError, RuntimeError) as error:  # RuntimeError: a cipher or method
+    except UserError:
+        raise
+    except (BadZipFile, EOFError, zlib.error, OSError, ValueError, RuntimeError) as error:  # the last two: offsets
+        # that are negative, methods that are unknown
         raise UserError(f"{ARCHIVE} is not a whole zip file ({error}): {REPAIR}") from error
 
 

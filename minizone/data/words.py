@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,8 @@ import numpy as np
 
 from minizone.data.characters import PTB_FILES, manual_name, read_manual
 from minizone.data.common import cut, load_or_stand_in
-from minizone.data.download import read_all
+from minizone.data.download import REPAIR, read_all
+from minizone.errors import UserError
 
 END, UNKNOWN = "<eos>", "<unk>"
 RARE = 3  # a word of the stand-in that training has less often than this is unknown
@@ -91,7 +93,7 @@ def load_words(
 
 def _load_ptb(data_dir: str | Path | None, offline: bool) -> WordDataset:
     raw, sha256 = read_all(PTB_FILES, data_dir, offline=offline)
-    return _encode("PTB", [split.decode().replace("\n", f" {END} ").split() for split in raw], sha256)
+    return _encode("PTB", [split.decode(errors="replace").replace("\n", f" {END} ").split() for split in raw], sha256)
 
 
 def _load_manual() -> WordDataset:
@@ -118,5 +120,10 @@ def _encode(name: str, splits: Sequence[list[str]], sha256: dict[str, str]) -> W
     counts = Counter(splits[0])
     words = tuple(sorted(counts, key=lambda word: (-counts[word], word)))  # (V,)
     index = {word: i for i, word in enumerate(words)}
+    strange = set().union(*splits[1:]) - counts.keys()
+    if strange:
+        raise UserError(
+            f"{name}: the training text has no {reprlib.repr(min(strange))}, which validation or test have: {REPAIR}"
+        )
     train, valid, test = (np.array([index[word] for word in split], np.int32) for split in splits)  # (N,)
     return WordDataset(name, train, valid, test, words, sha256)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from minizone.checkpoint import load_arrays, write_npz
 from minizone.errors import UserError
 from minizone.experiments import pmnist
 from minizone.experiments.pmnist import PMNIST, PMNISTSettings
+from minizone.experiments.settings import INFINITE, require
 from minizone.kernels import cpu_bn as kernels
 from minizone.ops import softmax_cross_entropy
 from minizone.optim import Optimizer
@@ -52,8 +52,7 @@ class GradientsSettings(PMNISTSettings):
                 raise UserError(f"gradients compares regularizers and sets --{name.replace('_', '-')} itself")
         if self.rnn_type != "lstm":
             raise UserError(f"gradients looks at the cells of an LSTM, got --rnn-type {self.rnn_type}")
-        if not 0 <= self.initial_noise < math.inf:
-            raise UserError(f"--initial-noise must be finite and 0 or more, got {self.initial_noise}")
+        require(0 <= self.initial_noise < INFINITE, "initial_noise", self.initial_noise, "be finite and 0 or more")
 
 
 def _settings(preset: PMNISTSettings, **changes: Any) -> GradientsSettings:

@@ -15,7 +15,7 @@ from minizone.data import Images, load_images, permutation
 from minizone.errors import UserError
 from minizone.experiments.base import Experiment, Measured
 from minizone.experiments.recurrent import initializer, input_factor, penalized, recurrent_stack
-from minizone.experiments.settings import RecurrentSettings, require
+from minizone.experiments.settings import INFINITE, RecurrentSettings, require
 from minizone.layers import BNLSTM, LSTM, Linear, Module, State
 from minizone.ops import softmax_cross_entropy
 from minizone.tensor import Tensor, no_grad
@@ -59,11 +59,11 @@ class PMNISTSettings(RecurrentSettings):
         require(self.pool >= 1, "pool", self.pool, "be at least 1")
         for name in ("train_examples", "eval_examples"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "be 0 (all) or more")
-        require(0 <= self.noise < float("inf"), "noise", self.noise, "be finite and 0 or more")
-        require(0 < self.epsilon < float("inf"), "epsilon", self.epsilon, "be finite and more than 0")
+        require(0 <= self.noise < INFINITE, "noise", self.noise, "be finite and 0 or more")
+        require(0 < self.epsilon < INFINITE, "epsilon", self.epsilon, "be finite and more than 0")
         require(0 < self.statistics_rate <= 1, "statistics_rate", self.statistics_rate, "be in (0, 1]")
         for name in ("initial_gamma", "initial_beta"):
-            require(abs(getattr(self, name)) < float("inf"), name, getattr(self, name), "be finite")
+            require(abs(getattr(self, name)) < INFINITE, name, getattr(self, name), "be finite")
         if self.batch_normalization and self.rnn_type != "lstm":
             raise UserError(f"--batch-normalization is for --rnn-type lstm, got --rnn-type {self.rnn_type}")
         if self.batch_normalization and (self.ogates_zoneout or self.output_gate != "plain"):

@@ -21,7 +21,7 @@ from tyro.conf import Suppress
 
 from minizone.backend import Array, Generator, array_module, bernoulli, normal, stream, to_host
 from minizone.experiments.base import Experiment, Generated, Measured
-from minizone.experiments.settings import RunSettings, require
+from minizone.experiments.settings import INFINITE, RunSettings, require
 from minizone.module import Module, Parameter
 from minizone.plotting import plot_networks
 from minizone.tensor import Function, Tensor, no_grad
@@ -60,7 +60,7 @@ class SemanticSettings(RunSettings):
         super().check()
         for name in ("dim", "seq_len", "updates_per_epoch"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "be at least 1")
-        require(0 <= self.noise_level < np.inf, "noise_level", self.noise_level, "be finite, and 0 (none) or more")
+        require(0 <= self.noise_level < INFINITE, "noise_level", self.noise_level, "be finite, and 0 (none) or more")
         require(0 <= self.zoneout_prob <= 1, "zoneout_prob", self.zoneout_prob, "be a probability in [0, 1]")
 
     def label_parts(self) -> list[str]:

@@ -176,9 +176,7 @@ class Seq2Seq(Experiment):
 
     def batches(self, epoch: int) -> Sequence[Batch]:
         """The minibatches of an epoch, of the difficulty that is trained now."""
-        s, splits = self.settings, SEEN if self.settings.overlap else ("train",)
-        streams = (stream(s.seed, "problems", epoch, update) for update in range(1, s.updates_per_epoch + 1))
-        return [encode(draw_problems(rng, self.memory["difficulty"], s.batch_size, splits)) for rng in streams]
+        return Problems(self.settings, self.memory["difficulty"], epoch)
 
     def loss(self, batch: Batch, rng: Generator) -> Measured:
         """Mean cross-entropy of the 7 symbols of all sums, in nats, with the noise of training."""
@@ -267,3 +265,20 @@ class Seq2Seq(Experiment):
 def _last(states: list[State]) -> list[State]:
     """The last state of every layer, from all its states."""
     return [tuple(each[-1] for each in layer) for layer in states]
+
+
+class Problems(Sequence[Batch]):
+    """Minibatches (13, B), (7, B) of additions of one difficulty, each drawn when it is asked for."""
+
+    def __init__(self, settings: Seq2SeqSettings, difficulty: int, epoch: int):
+        self.settings, self.difficulty, self.epoch = settings, difficulty, epoch
+
+    def __len__(self) -> int:
+        return self.settings.updates_per_epoch
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(f"minibatch {index} of {len(self)}")
+        s, splits = self.settings, SEEN if self.settings.overlap else ("train",)
+        rng = stream(s.seed, "problems", self.epoch, index + 1)
+        return encode(draw_problems(rng, self.difficulty, s.batch_size, splits))
