@@ -1,10 +1,12 @@
 """The same training in PyTorch, and exported weights in PyTorch's own layers; skipped where there is no PyTorch.
 
 The numbers: pip install torch --index-url https://download.pytorch.org/whl/cpu; pytest -s tests/test_torch_parity.py
+The losses that tests/test_parity.py needs, written anew: PYTHONPATH=. python tests/test_torch_parity.py
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -12,22 +14,16 @@ import numpy as np
 import pytest
 import test_training
 from test_export import MODELS, PLAIN, noisy
+from test_parity import RECORDED, TOLERANCES, UPDATES, experiment_in, our_losses
 from test_training import quiet
 
 from minizone.backend import stream
-from minizone.experiments.char_ptb import PRESETS, CharPTB
+from minizone.experiments.char_ptb import CharPTB
 from minizone.export import export, from_torch, to_torch
-from minizone.optim import make
 from minizone.tensor import no_grad
 from minizone.training import fit
 
 torch = pytest.importorskip("torch")
-
-UPDATES = 50
-SETTINGS = replace(
-    PRESETS["quick"], dataset="manual", hidden_size=64, train_symbols=50_000, eval_symbols=2_000, z_prob_cells=0.5,
-    z_prob_states=0.05,
-)  # fmt: skip
 
 
 class CharacterModel(torch.nn.Module):
@@ -80,21 +76,6 @@ def clipped_adam_step(optimizer: Any, parameters: list[Any], update: int, clip: 
             p.copy_(old + (p - old) * min(1.0, clip / float(norm)))
 
 
-def our_losses(experiment: CharPTB, dtype: Any) -> tuple[list[float], Any]:
-    """The losses of the first updates, and the weights after them."""
-    settings, model, losses = experiment.settings, experiment.model, []
-    optimizer = make(
-        settings.algorithm, model.parameters(), settings.learning_rate, clip=settings.clipping, clip_what="step"
-    )
-    for update, batch in zip(range(1, UPDATES + 1), experiment.batches(1), strict=False):
-        loss = experiment.loss(batch, stream(settings.seed, "noise", 1, update)).loss
-        assert loss.data.dtype == dtype
-        losses.append(float(loss))
-        loss.backward()
-        optimizer.step()
-    return losses, model.state_dict()
-
-
 def their_losses(experiment: CharPTB, weights: dict[str, np.ndarray]) -> tuple[list[float], Any]:
     """The same in PyTorch, from the same weights, with the masks that our layer draws from its keyed stream."""
     settings, losses = experiment.settings, []
@@ -118,15 +99,18 @@ def their_losses(experiment: CharPTB, weights: dict[str, np.ndarray]) -> tuple[l
     return losses, {name: value.numpy() for name, value in model.state_dict().items()}
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-4), (np.float64, 1e-9)])
-def test_fifty_updates_of_a_zoneout_lstm_have_the_losses_of_the_same_training_in_torch(dtype, tolerance):
-    experiment = CharPTB(SETTINGS, say=quiet)
-    for _, tensor in experiment.model.named_tensors():
-        tensor.data = tensor.data.astype(dtype)
+def trained(dtype: Any) -> tuple[CharPTB, list[float], dict[str, np.ndarray]]:
+    """Our task before it is trained, and PyTorch's losses and weights."""
+    experiment = experiment_in(dtype)
     weights = {name: array.copy() for name, array in to_torch(experiment.model.state_dict()).items()}
-    theirs, their_weights = their_losses(experiment, weights)
-    ours, our_weights = our_losses(experiment, dtype)
-    assert len(ours) == len(theirs) == UPDATES and ours[-1] < ours[0] - 0.5, "it learned something"
+    return experiment, *their_losses(experiment, weights)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
+def test_fifty_updates_of_a_zoneout_lstm_have_the_losses_of_the_same_training_in_torch(dtype, tolerance):
+    experiment, theirs, their_weights = trained(dtype)
+    ours = our_losses(experiment)
+    our_weights = experiment.model.state_dict()
     off = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
     back = from_torch(their_weights, our_weights)
     apart = max(float(abs(back[name] - array).max()) for name, array in our_weights.items())
@@ -136,6 +120,8 @@ def test_fifty_updates_of_a_zoneout_lstm_have_the_losses_of_the_same_training_in
     )  # fmt: skip
     assert off <= tolerance
     assert apart <= 100 * tolerance
+    recorded = json.loads(RECORDED.read_text())["losses"][np.dtype(dtype).name]
+    assert max(abs(a - b) for a, b in zip(recorded, theirs, strict=True)) <= tolerance
 
 
 @pytest.mark.parametrize("name", ["char", "char, two layers", "char, tanh"])
@@ -202,3 +188,8 @@ def test_the_example_in_the_head_of_export_runs():
     tokens = torch.arange(12).reshape(4, 3)
     with torch.no_grad():
         assert torch.equal(written(tokens), own(tokens))
+
+
+if __name__ == "__main__":
+    losses = {np.dtype(dtype).name: trained(dtype)[1] for dtype, _ in TOLERANCES}
+    RECORDED.write_text(json.dumps({"torch": torch.__version__, "losses": losses}, indent=1) + "\n")
