@@ -68,7 +68,7 @@ class Optimizer:
         """Update the parameters from their ``grad``, set those to None, and return the norm of the gradient.
 
         A gradient that is not finite changes nothing: the caller sees it by its norm. That is a float, or on a GPU an
-        array () which the host has not seen yet.
+        array () which the host has not seen yet; there such an update counts in ``steps``.
         Raises ValueError when a parameter has no gradient; then nothing has changed, the other gradients neither.
         """
         g, kernels = self._g, kernels_for(self.flat).optim

@@ -19,15 +19,14 @@ from minizone.backend import to_host
 from minizone.kernels import CPU, GPU, gpu, gpu_bn, gpu_optim
 
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-12}  # times the largest element
-SIZES = [(5, 7), (1, 1), (33, 2)]  # H, B
+SIZES = [(5, 7), (1, 1), (33, 2), (2, 33)]  # H, B
 KINDS = [None, 0.25, "HB", "H1", "1B", "B", "", "mixed"]  # of masks: none, a number, arrays by shape, "" is 0-d
 MIXED = {"keep_h": "H1", "keep_c": None, "input_mask": "HB", "hidden_mask": "1B"}
 MORE = [{}, {"more_h": None}, {"more_c": None}, {"more_h": None, "more_c": None}]  # what the loss asks of a step itself
 BLOCKS = {"lstm": 4, "gru": 3, "rnn": 1, "bn": 4, "scratch": 8, "s_hat": 8}  # of H rows in a and in other arrays
 VECTORS = {"gamma": 8, "b": 4, "gamma_c": 1, "beta_c": 1, "scale": 9, "d_gamma": 9, "d_beta": 5}  # blocks of H numbers
 USED_UP = {  # besides scratch: what no docstring promises a value of
-    "lstm_backward": ("dh",),
-    "gru_backward": ("dh",),
+    **dict.fromkeys(("lstm_backward", "gru_backward"), ("dh",)),
     "gru_gates_backward": ("d_reset",),
     "bn_lstm_backward": ("a", "c_hat", "tanh_c", "room"),
     "step_clipped": ("g",),
@@ -68,8 +67,8 @@ def run(device: Device, name: str, arguments: Arrays) -> Arrays:
             returned(t)
     results = () if returned is None or callable(returned) else returned
     found = {f"result {k}": to_host(v) for k, v in enumerate(results if isinstance(results, tuple) else (results,))}
-    kept = given.keys() - {"scratch", *USED_UP.get(name, ())}
-    return {key: to_host(given[key]) for key in sorted(kept) if getattr(given[key], "ndim", 0)} | found
+    kept = sorted(given.keys() - {"scratch", *USED_UP.get(name, ())})
+    return {key: to_host(given[key]) for key in kept if getattr(given[key], "ndim", 0)} | found
 
 
 def assert_close(found: Arrays, expected: Arrays, dtype: Any) -> None:
@@ -152,6 +151,13 @@ def test_who_keeps_has_the_old_value_to_the_bit_and_who_does_not_the_new_one(gpu
         found = run(gpu, name, arguments)
         for each in states:
             np.testing.assert_array_equal(found[new.format(each)], arguments[old.format(each)], each)
+
+
+@both_dtypes
+def test_a_rectifier_keeps_what_is_not_a_number(gpu, dtype):
+    arguments = step_arguments("rnn_forward", 5, 7, dtype, None, relu=True)
+    arguments["a"][:2, 0] = np.nan, -np.inf
+    np.testing.assert_array_equal(run(gpu, "rnn_forward", arguments)["new_h"][:2, 0], [np.nan, 0])
 
 
 # ---- products

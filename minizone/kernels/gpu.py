@@ -208,7 +208,7 @@ _RNN_FORWARD = Kernel(
     "T h, T keep_h, bool relu",
     "T a, T new_h",
     """
-    a = relu ? (a > 0 ? a : T(0)) : tanh(a);
+    a = relu ? (a < 0 ? T(0) : a) : tanh(a);  // NaN stays NaN: who diverges must see it
     new_h = zone_out(keep_h, h, a);
     """,
     _SIGMOID,
