@@ -18,6 +18,19 @@ from minizone.data.download import KNOWN_FILES
 from minizone.kernels import gpu_bn
 
 
+def pytest_terminal_summary(terminalreporter):
+    """What the tests recorded: of whole numbers the sum over all tests, of others the largest."""
+    seen: dict[str, list[Any]] = {}
+    for report in terminalreporter.getreports("passed"):
+        for name, number in report.user_properties if report.when == "call" else ():
+            seen.setdefault(name, []).append(number)
+    if seen:
+        terminalreporter.section("recorded")
+    for name, numbers in sorted(seen.items()):
+        total = f"{sum(numbers):,}" if isinstance(numbers[0], int) else f"{max(numbers):.1e}"
+        terminalreporter.line(f"{name}: {total}")
+
+
 @pytest.fixture(params=["stand-in", pytest.param("device", marks=pytest.mark.gpu)])
 def gpu(request, monkeypatch) -> Iterator[Device]:
     """A GPU: the stand-in for CuPy (standin.py), and with ``-m gpu`` the real one."""

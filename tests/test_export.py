@@ -70,7 +70,6 @@ def test_there_and_back_is_the_same_to_the_bit(name):
     back = from_torch(theirs, arrays)
     assert back.keys() == arrays.keys()
     assert all(back[key].tobytes() == np.ascontiguousarray(arrays[key]).tobytes() for key in arrays)
-    print(f"\n{name}: {len(arrays)} arrays there and back, bit for bit", end="")
 
 
 def test_names_and_shapes_are_those_of_torch():

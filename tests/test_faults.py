@@ -1,6 +1,6 @@
 """Faults: kills at random moments and at every write, full disks, two runs in one folder, clocks, damaged files.
 
-The numbers are printed: `python -m pytest tests/test_faults.py -s`.
+How many there were is printed at the end of a run of the tests.
 """
 
 import json
@@ -71,7 +71,7 @@ def refused(run):
     return lines[0]
 
 
-def test_twenty_kills_at_random_moments(context, whole, tmp_path):
+def test_twenty_kills_at_random_moments(context, whole, tmp_path, record_property):
     moments, kills, resumed = random.Random(7), 0, 0
     for number in range(60):
         folder = tmp_path / str(number)
@@ -84,11 +84,11 @@ def test_twenty_kills_at_random_moments(context, whole, tmp_path):
             finish(context, whole, folder)
         if kills == 20:
             break
-    print(f"\nkills survived: {kills} of 20, at random moments; {resumed} resumed from a checkpoint")
-    assert kills == 20
+    record_property("kills survived, at random moments", kills)
+    assert kills == 20 and resumed > 0
 
 
-def test_a_kill_at_every_write_rename_and_removal(context, whole, tmp_path):
+def test_a_kill_at_every_write_rename_and_removal(context, whole, tmp_path, record_property):
     """Before each deed in the life of a run; before an fsync, half of the file has come to the disk."""
     deeds = whole[2]
     assert {"fsync last.safetensors.tmp", PUT_ASIDE, "os.rename .tmp-curves.png"} <= set(deeds)
@@ -97,11 +97,11 @@ def test_a_kill_at_every_write_rename_and_removal(context, whole, tmp_path):
         folder = tmp_path / str(at)
         assert Run(context, folder, strike=signal.SIGKILL, at=at).end()[0] == -signal.SIGKILL, deeds[at - 1]
         fallen_back += "going on from the checkpoint before it" in finish(context, whole, folder)
-    print(f"\nkills survived: {len(deeds)} of {len(deeds)}, at every write; {fallen_back} from previous.safetensors")
+    record_property("kills survived, at a write, rename or removal", len(deeds))
     assert fallen_back >= 2
 
 
-def test_a_kill_at_every_write_of_a_resume_from_the_previous_checkpoint(context, whole, tmp_path):
+def test_a_kill_at_every_write_of_a_resume_from_the_previous_checkpoint(context, whole, tmp_path, record_property):
     cut(context, whole, tmp_path / "cut")
     path = tmp_path / "cut" / "last.safetensors"
     path.write_bytes(path.read_bytes()[:3000])
@@ -111,7 +111,7 @@ def test_a_kill_at_every_write_of_a_resume_from_the_previous_checkpoint(context,
         if Run(context, folder, strike=signal.SIGKILL, at=at).end()[0] == 0:
             break
         finish(context, whole, folder)
-    print(f"\nkills survived: {at - 1} of {at - 1}, at every write of a resume")
+    record_property("kills survived, at a write, rename or removal", at - 1)
     assert at > 10
 
 
@@ -176,7 +176,9 @@ def test_a_run_without_its_best_parameters_or_both_checkpoints_is_refused_at_onc
     assert "not a readable checkpoint" in refused(Run(context, tmp_path / "other"))
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_goes_on_when_there_is_room(context, whole, tmp_path):
+def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_goes_on_when_there_is_room(
+    context, whole, tmp_path, record_property
+):
     """No file larger than so many bytes: each limit stops the run at another file."""
     sizes = {name: (whole[0] / name).stat().st_size for name in ("best.safetensors", "last.safetensors", "curves.png")}
     tried = []
@@ -198,7 +200,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_goes_on_when_there_i
         tried.append(refused(Run(context, folder, largest=limit)))
         assert (folder / "last.safetensors").read_bytes() == before
         finish(context, whole, folder)
-    print(f"\nfull disks survived: {len(tried)} of {len(tried)}, by a limit of the size of a file")
+    record_property("full disks survived", len(tried))
 
 
 def test_a_full_file_system(whole, tmp_path):
@@ -238,7 +240,7 @@ def test_a_folder_that_cannot_be_written(context, whole, tmp_path):
     finish(context, whole, tmp_path / "run")
 
 
-def test_of_two_processes_that_start_at_the_same_instant_one_trains(context, whole, tmp_path):
+def test_of_two_processes_that_start_at_the_same_instant_one_trains(context, whole, tmp_path, record_property):
     for number in range(10):
         folder, instant = tmp_path / str(number) / "run", time.monotonic() + 0.2
         folder.parent.mkdir()
@@ -247,7 +249,7 @@ def test_of_two_processes_that_start_at_the_same_instant_one_trains(context, who
         assert [status for status, _ in ends] == [0, 2], ends
         assert "another process trains in" in ends[1][1] or "holds a run already" in ends[1][1]
         same_run(whole[0], folder)
-    print("\nraces of two processes into one folder: 10, won by exactly one: 10")
+    record_property("races into one folder, won by one", number + 1)
 
 
 def test_a_second_run_is_refused_and_the_first_is_not_disturbed(context, whole, tmp_path):

@@ -1,6 +1,6 @@
 """What holds for all shapes, masks, dtypes and memory layouts, and for any order in which Python hashes its strings.
 
-Each test says how many cases it tried and how far off the worst one was: pytest -s tests/test_properties.py
+How many cases were tried, and how far off the worst one was, is printed at the end of a run of the tests.
 """
 
 from __future__ import annotations
@@ -71,8 +71,9 @@ class Worst:
             assert off <= tolerance, f"{name} is off by {off:.1e}"
             self.error = max(self.error, float(off))
 
-    def say(self, what: str) -> None:
-        print(f"\n{what}: {self.cases} cases, largest relative error {self.error:.1e}", end="")
+    def record(self, what: str, record_property: Any) -> None:
+        record_property(f"{what}: cases", self.cases)
+        record_property(f"{what}: largest relative error", self.error)
 
 
 def case(draw: Any, pair: Pair, shape: tuple[int, int, int, int], dtype: Any) -> tuple[Arrays, Arrays]:
@@ -116,7 +117,7 @@ def outcome(function: Any, arguments: Arrays, options: Arrays) -> Arrays:
 
 
 @every_pair
-def test_fused_equals_reference_in_all_shapes_masks_dtypes_and_layouts(name):
+def test_fused_equals_reference_in_all_shapes_masks_dtypes_and_layouts(name, record_property):
     """And changes no argument. In float32 a rectifier may see another side of 0, so it is compared in float64 alone."""
     pair, worst = PAIRS[name], Worst()
 
@@ -141,11 +142,11 @@ def test_fused_equals_reference_in_all_shapes_masks_dtypes_and_layouts(name):
         worst.compare(found, outcome(pair.reference, arguments, options), 1e-4 if dtype is np.float32 else 1e-8)
 
     check()
-    worst.say(f"{name} = its reference, T, B, D, H from 0 to 4")
+    worst.record("fused = reference", record_property)
 
 
 @every_pair
-def test_one_tensor_in_every_place_where_it_fits_gets_the_sum_of_its_gradients(name):
+def test_one_tensor_in_every_place_where_it_fits_gets_the_sum_of_its_gradients(name, record_property):
     """The same Tensor as h0 and c0, as W_x and W_h, as both gains; and x is also the initial state."""
     pair, worst = PAIRS[name], Worst()
 
@@ -168,7 +169,7 @@ def test_one_tensor_in_every_place_where_it_fits_gets_the_sum_of_its_gradients(n
         worst.compare(shared(pair.fused, arguments, options), shared(pair.reference, arguments, options), 1e-6)
 
     check()
-    worst.say(f"{name} with shared tensors")
+    worst.record("fused = reference, one tensor in several places", record_property)
 
 
 # ---- edges that were found so
@@ -230,7 +231,7 @@ def regularized(draw: Any, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_generator_of_the_same_seed_replays_a_layer_to_the_bit_and_backward_draws_nothing(name):
+def test_a_generator_of_the_same_seed_replays_a_layer_to_the_bit_and_backward_draws_nothing(name, record_property):
     tried = []
 
     @SOME
@@ -257,7 +258,7 @@ def test_a_generator_of_the_same_seed_replays_a_layer_to_the_bit_and_backward_dr
         tried.append(options)
 
     check()
-    print(f"\n{name}: {len(tried)} settings replayed to the bit", end="")
+    record_property("layers replayed to the bit", len(tried))
 
 
 class Reader(Module):
@@ -285,7 +286,7 @@ def by_reference(reference: Any) -> Any:
 @pytest.mark.parametrize("clip_what", ["step", "gradient"])
 @pytest.mark.parametrize("algorithm", ["adam", "rms_prop", "momentum", "sgd"])
 @pytest.mark.parametrize("name", LAYERS)
-def test_two_successive_updates_equal_those_of_the_references(name, algorithm, clip_what, monkeypatch):
+def test_two_successive_updates_equal_those_of_the_references(name, algorithm, clip_what, monkeypatch, record_property):
     """Every layer with every optimizer: all parameters move in each update, and to where the readable versions go."""
     worst, ends = Worst(), []
     for reference in (False, True):
@@ -304,7 +305,7 @@ def test_two_successive_updates_equal_those_of_the_references(name, algorithm, c
             assert all((p.data != old).any() for p, old in zip(model.parameters(), split(before, model), strict=True))
         ends.append({key: p.data for key, p in model.named_parameters()})
     worst.compare(*ends, 1e-7)
-    worst.say(f"{name}, {algorithm}, {clip_what} clipped")
+    worst.record("two updates = those of the reference", record_property)
 
 
 def split(flat: np.ndarray, model: Module) -> list[np.ndarray]:
@@ -331,7 +332,7 @@ def train_every_task(seed: int) -> dict[str, Any]:
     return found
 
 
-def test_every_task_is_the_same_to_the_bit_under_three_hash_seeds_and_another_one_with_another_seed():
+def test_every_task_is_the_same_to_the_bit_under_three_hash_seeds_and_another_one_with_another_seed(record_property):
     def elsewhere(seed: int, hash_seed: str) -> Any:
         code = f"import json, test_properties; print(json.dumps(test_properties.train_every_task({seed})))"
         where = {"PYTHONPATH": os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parents[1])))}
@@ -346,4 +347,4 @@ def test_every_task_is_the_same_to_the_bit_under_three_hash_seeds_and_another_on
     assert same == [first, first]
     for task, (names, checksum) in first.items():
         assert other[task][0] == names and other[task][1] != checksum, task
-    print(f"\n{len(first)} tasks: 3 hash seeds, same order of parameters, same bits; another seed, other bits", end="")
+    record_property("tasks the same to the bit under three hash seeds", len(first))
