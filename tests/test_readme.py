@@ -22,12 +22,15 @@ def test_the_example_prints_what_the_readme_says():
 def test_every_table_is_the_output_of_the_command_above_it(monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.syspath_prepend(ROOT / "benchmarks" / "conformance")
+    import summary
     import tables
 
     programs = {"run.py report": lambda folder: report(Path(folder)), "benchmarks/tables.py": tables.main}
+    programs["benchmarks/conformance/summary.py"] = summary.main
     pages = README + (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
     found = re.findall(
-        r"<!-- table: python (run.py report|benchmarks/tables.py) (.+?) -->\n(.*?)<!-- end -->", pages, re.DOTALL
+        r"<!-- table: python (run.py report|benchmarks/[\w/]+\.py) (.+?) -->\n(.*?)<!-- end -->", pages, re.DOTALL
     )
     assert {program for program, _, _ in found} == programs.keys()
     assert len(found) == pages.count("<!-- table:") == pages.count("<!-- end -->")
@@ -39,3 +42,8 @@ def test_every_table_is_the_output_of_the_command_above_it(monkeypatch):
 def test_every_file_that_the_readme_names_exists():
     for name in re.findall(r"`(minizone/[\w/]+(?:\.py|/))`", README) + re.findall(r"\]\(([\w./-]+\.png)\)", README):
         assert (ROOT / name).exists(), name
+
+
+def test_what_the_tests_recorded_is_what_was_kept_of_them():
+    (shown,) = re.findall(r"<!-- results/trust.txt, .*? -->\n\n```\n(.*?)```", README, re.DOTALL)
+    assert shown == (ROOT / "results" / "trust.txt").read_text()

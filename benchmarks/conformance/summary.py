@@ -9,6 +9,7 @@ import re
 import sys
 from pathlib import Path
 
+STATUSES = ("pass", "FAIL", "not offered")
 ROW = re.compile(r"(?P<name>[\w ]+): .+?  (?P<status>pass|FAIL|not offered)  +(?P<seen>\S.*?)  ")
 
 
@@ -24,8 +25,6 @@ def main(folder: str) -> str:
         lines.append(f"| {adapter} | {len(cells['pass'])} of {len(found)} | {rest[0]} | {rest[1]} |")
     return "\n".join(lines) + "\n"
 
-
-STATUSES = ("pass", "FAIL", "not offered")
 
 if __name__ == "__main__":
     print(main(*sys.argv[1:2]), end="")
