@@ -15,6 +15,7 @@ from typing import Any
 import tyro
 
 from minizone import UserError
+from minizone.checkpoint import write_whole
 from minizone.experiments import char_ptb, gradients, pmnist, semantic, seq2seq, text8, word_ptb
 from minizone.export import export
 from minizone.plotting import plot_runs
@@ -156,7 +157,7 @@ def conformance(settings: Conformance) -> int:
     if settings.save:
         file = Path(settings.save)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"python run.py conformance {settings.adapter}\n\n{said}", encoding="utf-8")
+        write_whole(file, f"python run.py conformance {settings.adapter}\n\n{said}".encode())
     return int(any(result.status == "FAIL" for result in results))
 
 

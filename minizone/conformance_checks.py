@@ -40,7 +40,8 @@ class Suspect:
     """An implementation under test: its weights, how to run it, and how exact its numbers are."""
 
     def __init__(self, adapter: Any) -> None:
-        self.adapter, self.made = adapter, {}  # type: Any, dict[tuple[float, float], Any]
+        self.adapter = adapter
+        self.made: dict[tuple[float, float], Any] = {}  # instances, by z of h and of c
         shapes = {"W_x": (4 * H, D), "W_h": (4 * H, H), "b": (4 * H,)}
         self.weights = {n: normal("weights " + n, *shape) * 2 / shape[-1] ** 0.5 for n, shape in shapes.items()}
         alone = {zone: self.can(zone == "h", zone == "c") for zone in "hc"}

@@ -68,7 +68,7 @@ def to_torch(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     check(arrays)
     found: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
-        theirs, k = torch_name(name, arrays)
+        theirs, k = torch_name(name)
         if theirs in STATES:
             found[theirs] = np.vstack([*([found[theirs]] if k else []), array])  # (layers, H)
         else:
@@ -87,7 +87,7 @@ def from_torch(arrays: Mapping[str, np.ndarray], own: Mapping[str, Any]) -> dict
     found, left = {}, dict(arrays)
     try:
         for name, array in own.items():
-            theirs, k = torch_name(name, own)
+            theirs, k = torch_name(name)
             if theirs in STATES:
                 left.pop(theirs, None)
                 found[name] = arrays[theirs][k] if theirs in arrays else np.zeros(array.shape, np.float32)
@@ -123,7 +123,7 @@ def check(arrays: Mapping[str, Any]) -> None:
         )
 
 
-def torch_name(name: str, arrays: Mapping[str, Any]) -> tuple[str, int]:
+def torch_name(name: str) -> tuple[str, int]:
     """PyTorch's name of a parameter, and the number of its layer."""
     layer = LAYER.fullmatch(name)
     if layer:

@@ -231,9 +231,6 @@ class RescaledLikeDropout(Right):
     def mix(self, old, new, keep, z):
         return keep * old + (1 - keep) * new * (1 / max(1 - z, 1e-9))
 
-    def expected(self, T, H, B, seed):
-        return [np.full((T, H, B), z) for z in self.z]
-
 
 class MaskFromDropoutOfOnes(Right):
     """MXNet #5567: the mask was Dropout(ones), whose ones are 1 / z."""

@@ -45,9 +45,9 @@ ALONE = [  # a flag with a value that no run could use, and what it must be
         for name in ("dropout", "variational-dropout", "input-drop")
         for v in ("1.0", "1.5", "-0.1", "nan")
     ),
-    *((f"--forget-bias {v}", "be finite") for v in ("nan", "inf")),
+    *((f"--forget-bias {v}", "be finite (below 1e30)") for v in ("nan", "inf", "1e+31")),
     *(
-        (f"--{n} {v}", "be finite and 0 or more")
+        (f"--{n} {v}", "be finite (below 1e30) and 0 or more")
         for n in ("norm-cost-coeff", "init-width")
         for v in ("-0.1", "nan", "inf")
     ),

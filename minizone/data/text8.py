@@ -77,10 +77,10 @@ def _load_text8(data_dir: str | Path | None, offline: bool) -> TextDataset:
             return _read(file, Path(ARCHIVE) / "text8")
     except KeyError:
         raise UserError(f"{ARCHIVE} has no member named text8: {REPAIR}") from None
-    except UserError:
+    except UserError:  # of what is in the text; it is a ValueError too
         raise
-    except (BadZipFile, EOFError, zlib.error, OSError, ValueError, RuntimeError) as error:  # the last two: offsets
-        # that are negative, methods that are unknown
+    # ValueError: an offset that is negative. RuntimeError: a cipher or a method that zipfile does not know.
+    except (BadZipFile, EOFError, zlib.error, OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{ARCHIVE} is not a whole zip file ({error}): {REPAIR}") from error
 
 

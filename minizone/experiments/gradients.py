@@ -52,7 +52,12 @@ class GradientsSettings(PMNISTSettings):
                 raise UserError(f"gradients compares regularizers and sets --{name.replace('_', '-')} itself")
         if self.rnn_type != "lstm":
             raise UserError(f"gradients looks at the cells of an LSTM, got --rnn-type {self.rnn_type}")
-        require(0 <= self.initial_noise < INFINITE, "initial_noise", self.initial_noise, "be finite and 0 or more")
+        require(
+            0 <= self.initial_noise < INFINITE,
+            "initial_noise",
+            self.initial_noise,
+            "be finite (below 1e30) and 0 or more",
+        )
 
 
 def _settings(preset: PMNISTSettings, **changes: Any) -> GradientsSettings:

@@ -59,11 +59,11 @@ class PMNISTSettings(RecurrentSettings):
         require(self.pool >= 1, "pool", self.pool, "be at least 1")
         for name in ("train_examples", "eval_examples"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "be 0 (all) or more")
-        require(0 <= self.noise < INFINITE, "noise", self.noise, "be finite and 0 or more")
-        require(0 < self.epsilon < INFINITE, "epsilon", self.epsilon, "be finite and more than 0")
+        require(0 <= self.noise < INFINITE, "noise", self.noise, "be finite (below 1e30) and 0 or more")
+        require(0 < self.epsilon < INFINITE, "epsilon", self.epsilon, "be finite (below 1e30) and more than 0")
         require(0 < self.statistics_rate <= 1, "statistics_rate", self.statistics_rate, "be in (0, 1]")
         for name in ("initial_gamma", "initial_beta"):
-            require(abs(getattr(self, name)) < INFINITE, name, getattr(self, name), "be finite")
+            require(abs(getattr(self, name)) < INFINITE, name, getattr(self, name), "be finite (below 1e30)")
         if self.batch_normalization and self.rnn_type != "lstm":
             raise UserError(f"--batch-normalization is for --rnn-type lstm, got --rnn-type {self.rnn_type}")
         if self.batch_normalization and (self.ogates_zoneout or self.output_gate != "plain"):

@@ -60,7 +60,12 @@ class SemanticSettings(RunSettings):
         super().check()
         for name in ("dim", "seq_len", "updates_per_epoch"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "be at least 1")
-        require(0 <= self.noise_level < INFINITE, "noise_level", self.noise_level, "be finite, and 0 (none) or more")
+        require(
+            0 <= self.noise_level < INFINITE,
+            "noise_level",
+            self.noise_level,
+            "be finite (below 1e30), and 0 (none) or more",
+        )
         require(0 <= self.zoneout_prob <= 1, "zoneout_prob", self.zoneout_prob, "be a probability in [0, 1]")
 
     def label_parts(self) -> list[str]:

@@ -155,9 +155,11 @@ class RecurrentSettings(RunSettings):
         for name in ("dropout", "variational_dropout", "input_drop"):
             p = getattr(self, name)
             require(0 <= p < 1, name, p, "be a probability in [0, 1): of 1 nothing is left")
-        require(abs(self.forget_bias) < INFINITE, "forget_bias", self.forget_bias, "be finite")
+        require(abs(self.forget_bias) < INFINITE, "forget_bias", self.forget_bias, "be finite (below 1e30)")
         for name in ("norm_cost_coeff", "init_width"):
-            require(0 <= getattr(self, name) < INFINITE, name, getattr(self, name), "be finite and 0 or more")
+            require(
+                0 <= getattr(self, name) < INFINITE, name, getattr(self, name), "be finite (below 1e30) and 0 or more"
+            )
         cells, states, igates = (self.per_layer(n) for n in ("z_prob_cells", "z_prob_states", "drop_prob_igates"))
         if self.rnn_type != "lstm":
             forbidden = {
