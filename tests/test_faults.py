@@ -92,6 +92,9 @@ def test_a_kill_at_every_write_rename_and_removal(context, whole, tmp_path, reco
     """Before each deed in the life of a run; before an fsync, half of the file has come to the disk."""
     deeds = whole[2]
     assert {"fsync last.safetensors.tmp", PUT_ASIDE, "os.rename .tmp-curves.png"} <= set(deeds)
+    opened = {deed.removeprefix("open ") for deed in deeds if deed.startswith("open ")}
+    in_place = {name for name in opened if "tmp" not in name}
+    assert in_place == {"lock", "metrics.jsonl"}, "all else is written under another name, and renamed"
     fallen_back = 0
     for at in range(1, len(deeds) + 1):
         folder = tmp_path / str(at)
