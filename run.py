@@ -15,12 +15,12 @@ from typing import Any
 import tyro
 
 from minizone import UserError
-from minizone.checkpoint import write_whole
+from minizone.commands.export import export
 from minizone.experiments import char_ptb, gradients, pmnist, semantic, seq2seq, text8, word_ptb
-from minizone.export import export
-from minizone.plotting import plot_runs
-from minizone.report import find_runs, report, save_run
-from minizone.training import Interrupted, fit
+from minizone.runs.files import write_whole
+from minizone.runs.plotting import plot_runs
+from minizone.runs.report import find_runs, report, save_run
+from minizone.runs.training import Interrupted, fit
 
 TASKS: dict[str, Any] = {
     "char-ptb": char_ptb.CharPTB,
@@ -75,7 +75,8 @@ class Report:
 class Export:
     """Write the best weights of a run as a state dict of torch.nn.LSTM (or RNN), Linear and Embedding, in safetensors.
 
-    The head of minizone/export.py has the module of PyTorch that it fits, and what becomes of h0, c0 and zoneout.
+    The head of minizone/runs/torch_names.py has the module of PyTorch that it fits, and what becomes of h0, c0 and
+    zoneout.
     The way back is --load-path FILE of the same task.
     """
 

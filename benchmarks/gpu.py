@@ -199,7 +199,7 @@ def describe(workers: Workers) -> dict[str, Any]:
 
 def known(path: Path | None, now: dict[str, Any]) -> dict[str, Any]:
     """What the file has already, or an empty one; Problem where it is of another device or cannot be read."""
-    from minizone.checkpoint import read_json
+    from minizone.runs.files import read_json
 
     if path is None or not path.exists():
         return now | {"bandwidth_gb_s": None, "rows": []}
@@ -221,7 +221,7 @@ def put(found: dict[str, Any], result: dict[str, Any]) -> None:
 
 def run(settings: Settings, workers: Workers, say: Callable[..., None] = print) -> dict[str, Any]:
     """Measure what is wanted and not there yet; the file is whole after each row."""
-    from minizone.checkpoint import write_json
+    from minizone.runs.files import write_json
 
     wanted, start, path = rows(settings), time.monotonic(), Path(settings.json) if settings.json else None
     found = known(path, describe(workers))

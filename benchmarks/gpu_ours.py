@@ -52,7 +52,7 @@ class Gpu:
         }
 
     def clear(self) -> None:
-        from minizone import cuda
+        from minizone.kernels.gpu import cuda
 
         cuda._free.clear()  # the workspaces of loops that have been recorded
         gc.collect()
@@ -88,8 +88,8 @@ def fixed_masks(cell: str, T: int, B: int, H: int) -> dict[str, Any]:
 def layer(cell: str, graphs: bool, shape: tuple[int, ...], device: str = "gpu", dtype: str = "float32") -> Built:
     """`peers.minizone_layer` on a device: masks, forward, backward; with or without CUDA graphs."""
     import minizone
-    from minizone import cuda
     from minizone.backend import stream, to_host
+    from minizone.kernels.gpu import cuda
 
     (T, B, _, H), place = shape, minizone.Device(device)
     a = {name: place.to_device(array.astype(dtype)) for name, array in peers.arrays(cell, *shape).items()}
@@ -124,9 +124,10 @@ def layer(cell: str, graphs: bool, shape: tuple[int, ...], device: str = "gpu", 
 
 def floor(cell: str, shape: tuple[int, ...]) -> Built:
     """The matrix products of the layer and nothing else, one after the other in one CUDA graph."""
-    from minizone import Device, cuda
+    from minizone import Device
     from minizone.backend import normal, stream
-    from minizone.cuda import gemm
+    from minizone.kernels.gpu import cuda
+    from minizone.kernels.gpu.cuda import gemm
 
     (T, B, D, H), G, device = shape, GATES[cell], Device("gpu")
     rng, xp = stream(0, "floor", device=device), device.xp
@@ -192,11 +193,12 @@ def least_bytes(cell: str, T: int, B: int, D: int, H: int) -> int:
 def update(task: str, shape: tuple[Any, ...], size: int, device: str = "gpu") -> Built:
     """A training update of an experiment of minizone with the paper's preset, on ``size`` random symbols or images.
 
-    ``shape``: as in `update.TASKS`. As `minizone.training` does, it takes a minibatch out of the data, brings it to
+    ``shape``: as in `update.TASKS`. As `minizone.runs.training` does, it takes a minibatch out of the data,
+    brings it to
     the device, and looks at the losses now and then.
     """
-    from minizone import cuda
     from minizone.backend import stream, to_numbers
+    from minizone.kernels.gpu import cuda
     from minizone.optim import make
 
     experiment = random_experiment(task, shape, size, device)

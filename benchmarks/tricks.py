@@ -50,8 +50,10 @@ def without(trick: str) -> None:
     if trick == "sleep":  # before NumPy is imported
         os.environ["OPENBLAS_THREAD_TIMEOUT"] = "26"  # OpenBLAS's own choice
         return
-    from minizone import backend, sequence, zoneout
-    from minizone.kernels import cpu, cpu_tokens
+    from minizone import backend, zoneout
+    from minizone.kernels.cpu import cells as cpu
+    from minizone.kernels.cpu import tokens as cpu_tokens
+    from minizone.recurrent import sequence
 
     def one_by_one(rng: Any, p: float, shape: tuple[int, ...], dtype: Any = "float32") -> Any:
         return (rng.random(shape, dtype="float32") < p).astype(dtype)

@@ -57,13 +57,13 @@ def batch(task: str) -> tuple[Any, Any]:
 
 
 def minizone_update(task: str, recurrent_only: bool = False) -> Callable[[], Any]:
-    """An update as `minizone.training` makes it; ``recurrent_only``: of the recurrent layers alone, masks included."""
+    """An update as `minizone.runs.training` makes it; ``recurrent_only``: of the recurrent layers alone."""
     from dataclasses import replace
 
     from minizone import Tensor, array_module  # before NumPy, to which it says how long its threads shall wait
+    from minizone.autograd.ops import softmax_cross_entropy
     from minizone.backend import keep_freed_memory, stream
     from minizone.experiments import char_ptb, pmnist, word_ptb
-    from minizone.ops import softmax_cross_entropy
     from minizone.optim import make
 
     keep_freed_memory()

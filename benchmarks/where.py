@@ -38,9 +38,9 @@ class Settings:
 
 def where(shape: tuple[int, ...], rounds: int) -> dict[str, float]:
     """Median milliseconds of a repetition, of its parts and of the rest."""
-    from minizone import sequence
-    from minizone.kernels import cpu
-    from minizone.weight_gradients import WeightGradients
+    from minizone.kernels.cpu import cells as cpu
+    from minizone.recurrent import sequence
+    from minizone.recurrent.weight_gradients import WeightGradients
     from minizone.zoneout import Zoneout
 
     now: dict[str, float] = defaultdict(float)

@@ -16,7 +16,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from shared import DeviceName, Preset, check, save
 
-from minizone import Device, Function, Tensor, array_module, ops
+from minizone import Device, Function, Tensor, array_module
+from minizone.autograd import ops
 from minizone.backend import bernoulli, stream, synchronize, to_device
 
 # %% [markdown]
@@ -137,7 +138,8 @@ check("... the loop visits each of their 12,000 nodes once", len(visited) == len
 # %% [markdown]
 # ## The same in minizone
 #
-# In `minizone/tensor.py` the chain is the `backward` of a `Function`, right under its `forward`, one line mirroring the
+# In `minizone/autograd/tensor.py` the chain is the `backward` of a `Function`, right under its `forward`, one line
+# mirroring the
 # other; the number is its `serial`, and a heap finds the highest. Here is zoneout as a Function. The mask comes as a
 # plain array, and gets no gradient.
 

@@ -15,7 +15,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from shared import DeviceName, Preset, check, save
 
-from minizone import Device, Function, GradientError, Tensor, Zoneout, gradcheck, lstm, no_grad, ops
+from minizone import Device, Function, GradientError, Tensor, Zoneout, gradcheck, lstm, no_grad
+from minizone.autograd import ops
 from minizone.backend import stream, to_device, to_host
 
 # %% [markdown]
@@ -118,7 +119,8 @@ check("rounded to float32: {} by differences, {} by complex step".format(*found)
 # ## What the complex step asks of a function
 #
 # That it be analytic. `abs` is not: for $x + ih$ it is $\sqrt{x^2 + h^2}$, which has no imaginary part, so a *right*
-# gradient is called wrong. Norms and conjugates do the same. Therefore nothing in `minizone/ops.py` takes a modulus or
+# gradient is called wrong. Norms and conjugates do the same. Therefore nothing in `minizone/autograd/ops.py` takes a
+# modulus or
 # a conjugate. Where numbers are compared, real parts decide, and the number itself goes through: `relu` is
 # `x * (x.real > 0)`, a softmax subtracts the largest *real* score. What is left needs `method="difference"`.
 

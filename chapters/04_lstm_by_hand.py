@@ -19,7 +19,7 @@ from shared import DeviceName, Preset, check, save
 
 from minizone import Device, Tensor, array_module, lstm
 from minizone.backend import stream, synchronize
-from minizone.cells import lstm_unrolled
+from minizone.recurrent.cells import lstm_unrolled
 
 # %% [markdown]
 # ## Forward
@@ -127,7 +127,8 @@ def by_hand(x, h0, c0, W_x, W_h, b, keep_h, keep_c, p, q):
 # ## Is it right, and how fast?
 #
 # Three witnesses. The complex step, $\mathrm{Im}\, L(v + i \epsilon) / \epsilon$ for each element v, knows no rule of
-# differentiation. The tape differentiates the equations of `minizone/cells.py`, operation by operation. `minizone.lstm`
+# differentiation. The tape differentiates the equations of `minizone/recurrent/cells.py`, operation by operation.
+# `minizone.lstm`
 # is this chapter without a new array in its loop. Forward, all three make the same products. The rest is, on the tape,
 # a call, an array and a node for each operation, and $dW_h$ in T products. All grow as T: a step back mirrors a step.
 

@@ -18,8 +18,8 @@ from minizone import LSTM, Dropout, Zoneout, array_module, lstm
 from minizone.backend import stream, to_host
 from minizone.experiments.char_ptb import CharPTB
 from minizone.experiments.gradients import norms_over_time
-from minizone.regularizers import l2_penalty, norm_stabilizer, weight_noise
-from minizone.sequence import StateGradients
+from minizone.layers.regularizers import l2_penalty, norm_stabilizer, weight_noise
+from minizone.recurrent.sequence import StateGradients
 
 # %% [markdown]
 # ## One network to try them all on

@@ -17,8 +17,8 @@ from shared import DeviceName, Preset, check, learn, save
 
 from minizone import Tensor, bn_lstm, no_grad
 from minizone.backend import stream, to_host
-from minizone.batchnorm import Statistics, parts
-from minizone.cells import batch_normalize, bn_lstm_unrolled
+from minizone.recurrent.bn_lstm import Statistics, parts
+from minizone.recurrent.cells import batch_normalize, bn_lstm_unrolled
 from minizone.experiments.gradients import normalized_rnn_gradients
 from minizone.experiments.pmnist import PMNIST
 

@@ -21,7 +21,7 @@ from minizone import Adam, Tensor
 from minizone.backend import stream
 from minizone.data import TextDataset
 from minizone.experiments.char_ptb import CharPTB, Chunks
-from minizone.ops import softmax_cross_entropy
+from minizone.autograd.ops import softmax_cross_entropy
 
 # %% [markdown]
 # ## Bits per character

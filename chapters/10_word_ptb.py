@@ -18,7 +18,7 @@ from shared import DeviceName, Preset, check, learn, save
 from minizone import LSTM, Stack, Tensor
 from minizone.backend import stream
 from minizone.experiments.word_ptb import Rows, WordPTB
-from minizone.ops import softmax_cross_entropy
+from minizone.autograd.ops import softmax_cross_entropy
 from minizone.optim import decayed
 
 # %% [markdown]

@@ -19,10 +19,10 @@ from shared import DeviceName, Preset, check, learn, save
 
 from minizone import GRU, LSTM, RNN, Tensor, Zoneout, gradcheck, gru, rnn
 from minizone.backend import stream
-from minizone.cells import gru_unrolled, rnn_unrolled
+from minizone.recurrent.cells import gru_unrolled, rnn_unrolled
 from minizone.experiments.char_ptb import CharPTB
 from minizone.experiments.gradients import norms_over_time
-from minizone.sequence import StateGradients
+from minizone.recurrent.sequence import StateGradients
 
 # %% [markdown]
 # ## Any state
@@ -108,8 +108,10 @@ check("... and one where W_h is diagonal", same < 1e-12)
 # ## Are the gradients right?
 #
 # A well-known library once used the mask of step 0 at every step on its way back, in its GRU and not in its LSTM
-# (haste, issue 43). So we check with T > 1 and a new mask at each step: the fused code of `minizone.recurrent` against
-# the readable cells of `minizone.cells`, differentiated by the tape; and against the complex step, which knows nothing
+# (haste, issue 43). So we check with T > 1 and a new mask at each step: the fused code of
+# `minizone.recurrent` against
+# the readable cells of `minizone.recurrent.cells`, differentiated by the tape; and against the complex step, which
+# knows nothing
 # of our derivatives.
 
 

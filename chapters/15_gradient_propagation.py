@@ -23,7 +23,7 @@ from minizone import LSTM, Device, Tensor, Zoneout, lstm
 from minizone.backend import stream
 from minizone.experiments import gradients
 from minizone.experiments.gradients import METHODS, norms_over_time
-from minizone.sequence import StateGradients
+from minizone.recurrent.sequence import StateGradients
 
 # %% [markdown]
 # ## What is measured

@@ -5,7 +5,7 @@
 # catches each of them, and no single check catches all: it takes the whole list to trust an implementation.
 #
 # Paper: sections 3.1, 3.2 and 4.3. The same bugs as tests of the package are
-# `python -m pytest tests/test_zoneout_bugs.py`; this chapter with ten times the draws is
+# `python -m pytest tests/recurrent/test_zoneout_bugs.py`; this chapter with ten times the draws is
 # `python chapters/17_how_zoneout_goes_wrong.py --preset paper --device gpu`
 
 # %%
@@ -18,9 +18,9 @@ from shared import DeviceName, Preset, check, save
 
 from minizone import LSTM, Device, Tensor, Zoneout, array_module, gradcheck, lstm, no_grad
 from minizone.backend import stream, to_host
-from minizone.cells import lstm_cell, lstm_gates
+from minizone.recurrent.cells import lstm_cell, lstm_gates
 from minizone.data import permutation
-from minizone.ops import stack, tanh
+from minizone.autograd.ops import stack, tanh
 from minizone.zoneout import zone_out
 
 # %% [markdown]

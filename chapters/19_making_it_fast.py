@@ -18,10 +18,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from shared import DeviceName, Preset, check, save
 
-from minizone import Device, Tensor, array_module, kernels, lstm, sequence
+from minizone import Device, Tensor, array_module, kernels, lstm
+from minizone.recurrent import sequence
 from minizone.backend import bernoulli, stream, synchronize, to_host
-from minizone.cells import lstm_unrolled
-from minizone.ops import sigmoid, stack, tanh, unstack
+from minizone.recurrent.cells import lstm_unrolled
+from minizone.autograd.ops import sigmoid, stack, tanh, unstack
 from minizone.zoneout import zone_out
 
 
@@ -101,7 +102,7 @@ def pairs(p, device):
 #
 # At the bottom `lstm_unrolled`: every operation of every step is a node of the tape. One rung up, the inputs of all
 # steps meet W_x at once; for one pixel a step that is no gain. Then `minizone.lstm`: one node for the whole sequence,
-# its derivative by hand, the pointwise part in place (`minizone/kernels/cpu.py`). The last rung forces threads on it.
+# its derivative by hand, the pointwise part in place (`minizone/kernels/cpu`). The last rung forces threads on it.
 
 
 # %%
@@ -140,7 +141,8 @@ def ladder(p):
 # ## Threads
 #
 # Examples do not meet inside a layer. Where a step is large, each core takes a block of columns through all steps and
-# waits for nobody (`minizone/sequence.py`). In a long sequence of small steps a second thread follows the loop back and
+# waits for nobody (`minizone/recurrent/sequence.py`). In a long sequence of small steps a second thread follows the
+# loop back and
 # adds up the gradients of the weights. Everywhere else "one node" and "threads where worth it" run the same code, for
 # where a call takes microseconds threads lose: between two calls of NumPy each needs the interpreter's lock, and they
 # spend their time handing it over. OpenBLAS has threads of its own. Out of work, they keep a core for a while, which

@@ -19,7 +19,7 @@ import shared  # finds minizone
 import tyro
 
 from minizone import Device
-from minizone.checkpoint import write_json
+from minizone.runs.files import write_json
 
 CHAPTERS = sorted(shared.HERE.glob("[0-9][0-9]_*.py"))
 

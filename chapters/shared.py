@@ -16,10 +16,10 @@ sys.path.insert(0, str(HERE.parent))  # minizone is used where it lies, beside c
 import minizone  # noqa: F401  (before matplotlib, which imports NumPy: see minizone/__init__.py)
 import matplotlib
 
-from minizone.checkpoint import read_rows
+from minizone.runs.files import read_rows
 from minizone.errors import UserError
-from minizone.experiments.base import Experiment
-from minizone.training import Interrupted, fit
+from minizone.runs.experiment import Experiment
+from minizone.runs.training import Interrupted, fit
 
 if "ipykernel" not in sys.modules:
     matplotlib.use("Agg")

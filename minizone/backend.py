@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from minizone.errors import UserError
-from minizone.threads import cores
 
 try:
     import cupy
@@ -27,6 +28,12 @@ except ImportError:
 
 Array = Any  # a numpy.ndarray or a cupy.ndarray
 Generator = Any  # a numpy.random.Generator or a cupy.random.Generator
+
+
+@cache
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def array_module(*arrays: Array) -> ModuleType:

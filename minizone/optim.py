@@ -1,4 +1,4 @@
-"""Optimizers, by hand: all parameters in one flat array. Their arithmetic is in `minizone.kernels.cpu_optim`.
+"""Optimizers, by hand: all parameters in one flat array. Their arithmetic is in `minizone.kernels.cpu.optim`.
 
     g -> clip g -> direction (the optimizer) -> times the rate -> clip the step -> subtract from the parameters
 
@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from minizone.autograd.tensor import Tensor
 from minizone.backend import Array, array_module
 from minizone.kernels import kernels_for
-from minizone.tensor import Tensor
 
 
 class Optimizer:
@@ -85,7 +85,7 @@ class Optimizer:
         return norm
 
     def _direct(self, kernels: Any, norm: Any, clip: float, rate: float | None) -> None:
-        """Call this optimizer's kernel, see `minizone.kernels.cpu_optim`: with a rate it makes the whole step."""
+        """Call this optimizer's kernel, see `minizone.kernels.cpu.optim`: with a rate it makes the whole step."""
         kernels.sgd(self.flat, self._g, norm, clip, rate)
 
     def _rate(self) -> float:

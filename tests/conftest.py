@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import standin
-from helpers import SMALL, known
 
-from minizone import Device, backend, cuda
+from minizone import Device, backend
 from minizone.data.download import KNOWN_FILES
-from minizone.kernels import gpu_bn
+from minizone.kernels.gpu import bn_lstm as gpu_bn
+from minizone.kernels.gpu import cuda
+from tests import standin
+from tests.helpers import SMALL, known
 
 
 def pytest_terminal_summary(terminalreporter):

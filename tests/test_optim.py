@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 import pytest
-from helpers import assert_same
 
 from minizone import Tensor
-from minizone.kernels import cpu_optim
+from minizone.kernels.cpu import optim as cpu_optim
 from minizone.optim import Adam
+from tests.helpers import assert_same
 
 SHAPES = [(3, 4), (5,), (1,), (2, 1, 3), ()]
 N = sum(math.prod(shape) for shape in SHAPES)

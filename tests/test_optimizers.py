@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import assert_same
 from test_optim import SHAPES, N, flat, give, gradients, parameters, updates
 
-from minizone import Tensor, checkpoint
-from minizone.kernels import cpu_optim
+from minizone import Tensor
+from minizone.kernels.cpu import optim as cpu_optim
 from minizone.optim import SGD, Adam, Momentum, Optimizer, RMSProp, decayed, make
+from minizone.runs import files as checkpoint
+from tests.helpers import assert_same
 
 KINDS = [SGD, Momentum, RMSProp, Adam]
 CLIPPINGS = [{}, {"clip": 0.05, "clip_what": "step"}, {"clip": 0.05, "clip_what": "gradient"}]

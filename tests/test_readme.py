@@ -5,7 +5,7 @@ import io
 import re
 from pathlib import Path
 
-from minizone.report import report
+from minizone.runs.report import report
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -17,17 +17,18 @@ from test_export import MODELS, PLAIN, noisy
 from test_parity import RECORDED, TOLERANCES, UPDATES, experiment_in, our_losses
 from test_training import quiet
 
+from minizone.autograd.tensor import no_grad
 from minizone.backend import stream
+from minizone.commands.export import export
 from minizone.experiments.char_ptb import CharPTB
-from minizone.export import export, from_torch, to_torch
-from minizone.tensor import no_grad
-from minizone.training import fit
+from minizone.runs.torch_names import from_torch, to_torch
+from minizone.runs.training import fit
 
 torch = pytest.importorskip("torch")
 
 
 class CharacterModel(torch.nn.Module):
-    """The module in the head of minizone/export.py; for a simple network without c0."""
+    """The module in the head of minizone/runs/torch_names.py; for a simple network without c0."""
 
     def __init__(self, V: int, H: int, layers: int = 1, kind: Any = torch.nn.LSTM):
         super().__init__()
@@ -173,7 +174,7 @@ def test_words_are_rows_of_an_embedding_in_torch():
 
 def test_the_example_in_the_head_of_export_runs():
     """The class that is written there, loaded with what is written of it."""
-    import minizone.export as module
+    import minizone.runs.torch_names as module
 
     lines = (module.__doc__ or "").split("like this one")[1].split("\n\n")
     code = "\n".join(line.removeprefix("    ") for part in lines[1:3] for line in part.splitlines())

@@ -6,14 +6,14 @@ import math
 
 import numpy as np
 import pytest
-from helpers import ZONEOUTS, D, H, assert_same, lstm_by_hand, masks, problem, rng, run
-from zoneout_helpers import SIGMAS, B, T, both, candidates, close_to, drawn, inputs, layer, lstm_of, states
 
 from minizone import Tensor, Zoneout, gradcheck, lstm
 from minizone.backend import stream
 from minizone.layers import LSTM
-from minizone.regularizers import input_mask
+from minizone.layers.regularizers import input_mask
 from minizone.zoneout import zone_out
+from tests.helpers import ZONEOUTS, D, H, assert_same, lstm_by_hand, masks, problem, rng, run
+from tests.helpers.zoneout import SIGMAS, B, T, both, candidates, close_to, drawn, inputs, layer, lstm_of, states
 
 # ---- what must hold
 

@@ -18,7 +18,7 @@ import tensorflow.compat.v1 as tf
 from returnn.tf.layers.rec import ZoneoutLSTMCell
 from returnn.tf.network import ExternData, TFNetwork
 
-from minizone.conformance_checks import NotOffered
+from minizone.conformance.invariants import NotOffered
 
 tf.disable_eager_execution()
 tf.logging.set_verbosity(tf.logging.ERROR)

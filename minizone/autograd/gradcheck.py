@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from minizone.tensor import Tensor, no_grad
+from minizone.autograd.tensor import Tensor, no_grad
 
 
 class GradientError(AssertionError):

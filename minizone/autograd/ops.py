@@ -7,14 +7,15 @@ complex conjugate or a modulus, so every operation is analytic and can be checke
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from minizone.autograd.tensor import Function, Tensor
 from minizone.backend import Array, array_module
-from minizone.inputs import columns
 from minizone.kernels import kernels_for
-from minizone.tensor import Function, Tensor
+from minizone.kernels.stacks import columns
 
 
 class Add(Function):
@@ -333,3 +334,34 @@ def relu(x: Tensor) -> Tensor:
 def softmax_cross_entropy(scores: Tensor, targets: Array) -> Tensor:
     """Mean cross-entropy in nats of scores (T, V, B) against integer targets (T, B). Divide by ln 2 for bits."""
     return SoftmaxCrossEntropy()(scores, targets)
+
+
+# The operators and methods of Tensor. They are attached here: tensor.py cannot import this file, which builds on it.
+OPERATORS: dict[str, Callable[..., Tensor]] = {
+    "__add__": add,
+    "__radd__": lambda b, a: add(a, b),
+    "__sub__": subtract,
+    "__rsub__": lambda b, a: subtract(a, b),
+    "__mul__": multiply,
+    "__rmul__": lambda b, a: multiply(a, b),
+    "__truediv__": divide,
+    "__rtruediv__": lambda b, a: divide(a, b),
+    "__matmul__": matmul,
+    "__rmatmul__": lambda b, a: matmul(a, b),
+    "__pow__": power,
+    "__neg__": negative,
+    "__getitem__": get_item,
+    "sum": sum,
+    "mean": mean,
+    "reshape": lambda x, *shape: reshape(x, _unpacked(shape)),
+    "transpose": lambda x, *axes: transpose(x, _unpacked(axes) or None),
+}
+
+
+def _unpacked(numbers: tuple[Any, ...]) -> tuple[int, ...]:
+    """Both ``x.reshape(2, 3)`` and ``x.reshape((2, 3))`` are allowed, as in NumPy."""
+    return numbers[0] if len(numbers) == 1 and isinstance(numbers[0], tuple) else numbers
+
+
+for _name, _operator in OPERATORS.items():
+    setattr(Tensor, _name, _operator)

@@ -1,4 +1,4 @@
-"""Is THIS a correct zoneout? The invariants of `minizone.conformance_checks`, run on anybody's LSTM.
+"""Is THIS a correct zoneout? The invariants of `minizone.conformance.invariants`, run on anybody's LSTM.
 
 `python run.py conformance MODULE:ADAPTER` tests the implementation that a class named ADAPTER makes runnable. MODULE
 is a .py file or an importable module. The kit gives weights in minizone's layout (those of `torch.nn.LSTM`, one bias)
@@ -7,7 +7,7 @@ and inputs whose columns are examples; the adapter converts them, and gives NumP
     class Adapter:
         def __init__(self, W_x, W_h, b, z_h, z_c):    # (4H, D), (4H, H), (4H,), rows i, f, g, o; z: probability to keep
             if z_c:
-                raise NotOffered("zones out h only")  # from minizone.conformance_checks: no failure, the table says so
+                raise NotOffered("zones out h only")  # from minizone.conformance: no failure, the table says so
             self.layer = ...
 
         def step(self, x, h, c, train, seed):         # x (D, B); h, c (H, B); train: draw masks, else evaluate
@@ -39,13 +39,13 @@ from typing import Any
 
 import numpy as np
 
-from minizone import conformance_checks as checks
+from minizone.autograd.tensor import Tensor, no_grad
 from minizone.backend import stream
-from minizone.conformance_checks import NotOffered, Suspect
+from minizone.conformance import invariants as checks
+from minizone.conformance.invariants import NotOffered, Suspect
 from minizone.errors import UserError
 from minizone.layers import LSTM
-from minizone.recurrent import lstm
-from minizone.tensor import Tensor, no_grad
+from minizone.recurrent.lstm import lstm
 from minizone.zoneout import Zoneout
 
 

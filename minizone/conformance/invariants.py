@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from minizone.autograd.tensor import no_grad
 from minizone.backend import stream
 from minizone.errors import UserError
-from minizone.recurrent import lstm
-from minizone.tensor import no_grad
+from minizone.recurrent.lstm import lstm
 
 D, H = 3, 20  # inputs and units of every problem
 T, B = 12, 150  # steps and examples where draws are counted: 36,000 of them

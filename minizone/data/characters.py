@@ -154,7 +154,8 @@ def _deal(paragraphs: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
     """Split 90 / 5 / 5 by position, within each of a few blocks of equal length.
 
     The topics are in alphabetical order, so the last tenth of the whole would be "typesmapping" to "yield": valid and
-    test two different subjects, and neither like the rest (tests/test_characters.py measures it). The tail of every
+    test two different subjects, and neither like the rest (tests/data/test_characters.py measures it). The tail of
+    every
     block samples the manual evenly, in passages still long enough to read on.
     """
     splits: tuple[list[str], list[str], list[str]] = ([], [], [])

@@ -9,15 +9,15 @@ from typing import Any, Literal
 
 import numpy as np
 
+from minizone.autograd.ops import softmax_cross_entropy
+from minizone.autograd.tensor import Tensor
 from minizone.backend import Generator, stream
 from minizone.data import TextDataset, load_characters
-from minizone.experiments.base import Measured
 from minizone.experiments.language import LanguageModelling
 from minizone.experiments.recurrent import dropped_tokens, initializer, penalized, recurrent_stack
 from minizone.experiments.settings import TextSettings
 from minizone.layers import Linear, Module, State
-from minizone.ops import softmax_cross_entropy
-from minizone.tensor import Tensor
+from minizone.runs.experiment import Measured
 
 Batch = tuple[np.ndarray, np.ndarray]  # tokens (T, B) and the symbols that follow them, (T, B)
 

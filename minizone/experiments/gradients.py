@@ -10,20 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from minizone import init
+from minizone.autograd.ops import softmax_cross_entropy
+from minizone.autograd.tensor import Tensor
 from minizone.backend import Array, stream, to_host
-from minizone.checkpoint import load_arrays, write_npz
 from minizone.errors import UserError
 from minizone.experiments import pmnist
 from minizone.experiments.pmnist import PMNIST, PMNISTSettings
-from minizone.experiments.settings import INFINITE, require
-from minizone.kernels import cpu_bn as kernels
-from minizone.ops import softmax_cross_entropy
+from minizone.kernels.cpu import bn_lstm as kernels
+from minizone.layers import init
 from minizone.optim import Optimizer
-from minizone.plotting import plot_gradients
-from minizone.sequence import StateGradients
-from minizone.tensor import Tensor
-from minizone.training import fit
+from minizone.recurrent.sequence import StateGradients
+from minizone.runs.files import load_arrays, write_npz
+from minizone.runs.plotting import plot_gradients
+from minizone.runs.settings import INFINITE, require
+from minizone.runs.training import fit
 
 KINDS = ("state c", "state h", "candidate c", "candidate h")  # what the gradients are of, see `StateGradients`
 METHODS: dict[str, dict[str, Any]] = {  # the lines of Figure 6, and z = 0.15 as in the logs of the authors' script

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from minizone.autograd.ops import softmax_cross_entropy
+from minizone.autograd.tensor import Tensor, no_grad
 from minizone.backend import Array, Generator, stream, to_host, to_numbers
-from minizone.experiments.base import Experiment
-from minizone.experiments.settings import require
 from minizone.layers import Module, State
-from minizone.ops import softmax_cross_entropy
-from minizone.tensor import Tensor, no_grad
+from minizone.runs.experiment import Experiment
+from minizone.runs.settings import require
 
 WINDOW = 1000  # symbols that are evaluated in one go
 

@@ -10,15 +10,16 @@ from typing import Any, Literal
 
 import numpy as np
 
+from minizone.autograd.ops import softmax_cross_entropy
+from minizone.autograd.tensor import Tensor, no_grad
 from minizone.backend import Array, Generator, array_module, normal, stream, to_host
 from minizone.data import Images, load_images, permutation
 from minizone.errors import UserError
-from minizone.experiments.base import Experiment, Measured
 from minizone.experiments.recurrent import initializer, input_factor, penalized, recurrent_stack
-from minizone.experiments.settings import INFINITE, RecurrentSettings, require
+from minizone.experiments.settings import RecurrentSettings
 from minizone.layers import BNLSTM, LSTM, Linear, Module, State
-from minizone.ops import softmax_cross_entropy
-from minizone.tensor import Tensor, no_grad
+from minizone.runs.experiment import Experiment, Measured
+from minizone.runs.settings import INFINITE, require
 
 Batch = tuple[np.ndarray, np.ndarray]  # pixels (T, 1, B) in [0, 1], or scores (10, B), and labels (B,)
 

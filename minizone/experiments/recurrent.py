@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from minizone import init
+from minizone.autograd.tensor import Tensor
 from minizone.backend import Array, Generator, array_module, bernoulli
 from minizone.experiments.settings import RecurrentSettings
-from minizone.layers import GRU, LSTM, RNN, RecurrentLayer, Stack, State
-from minizone.regularizers import norm_stabilizer
-from minizone.tensor import Tensor
+from minizone.layers import GRU, LSTM, RNN, RecurrentLayer, Stack, State, init
+from minizone.layers.regularizers import norm_stabilizer
 
 IDENTITY = ("id", "identity")
 

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from tyro.conf import Suppress
 
+from minizone.autograd.tensor import Function, Tensor, no_grad
 from minizone.backend import Array, Generator, array_module, bernoulli, normal, stream, to_host
-from minizone.experiments.base import Experiment, Generated, Measured
-from minizone.experiments.settings import INFINITE, RunSettings, require
-from minizone.module import Module, Parameter
-from minizone.plotting import plot_networks
-from minizone.tensor import Function, Tensor, no_grad
+from minizone.layers.module import Module, Parameter
+from minizone.runs.experiment import Experiment, Generated, Measured
+from minizone.runs.plotting import plot_networks
+from minizone.runs.settings import INFINITE, RunSettings, require
 from minizone.zoneout import zone_out
 
 NETWORKS = {"zoneout": "with zoneout", "plain": "without zoneout"}  # their names in logs and for people, in order

@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from minizone.autograd.ops import softmax_cross_entropy
+from minizone.autograd.tensor import Tensor, no_grad
 from minizone.backend import Array, Generator, array_module, stream, to_host
 from minizone.data.addition import GO, INPUT_LENGTH, MOST_DIGITS, SYMBOLS, TARGET_LENGTH, decode, draw_problems, encode
-from minizone.experiments.base import Experiment, Generated, Measured
 from minizone.experiments.recurrent import dropped_tokens, initializer, penalized, recurrent_stack
-from minizone.experiments.settings import RecurrentSettings, require
+from minizone.experiments.settings import RecurrentSettings
 from minizone.layers import Linear, Module, State
-from minizone.ops import softmax_cross_entropy
 from minizone.optim import Optimizer
-from minizone.tensor import Tensor, no_grad
+from minizone.runs.experiment import Experiment, Generated, Measured
+from minizone.runs.settings import require
 
 Batch = tuple[np.ndarray, np.ndarray]  # problems (13, B) and their sums (7, B), as tokens
 SEEN = ("train", "valid")  # with --overlap, the problems of training and of validation alike

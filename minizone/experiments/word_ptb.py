@@ -9,15 +9,15 @@ from typing import Any, Literal
 
 import numpy as np
 
+from minizone.autograd.ops import softmax_cross_entropy
+from minizone.autograd.tensor import Tensor
 from minizone.backend import Array, Generator, to_host
 from minizone.data import WordDataset, load_words
-from minizone.experiments.base import Measured
 from minizone.experiments.language import LanguageModelling
 from minizone.experiments.recurrent import initializer, input_factor, penalized, recurrent_stack
 from minizone.experiments.settings import TextSettings
 from minizone.layers import Embedding, Linear, Module, State
-from minizone.ops import softmax_cross_entropy
-from minizone.tensor import Tensor
+from minizone.runs.experiment import Measured
 
 Batch = tuple[int, np.ndarray, np.ndarray]  # the number of the minibatch in its epoch; words and next words, (T, B)
 

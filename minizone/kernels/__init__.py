@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minizone.backend import Array, array_module
-from minizone.kernels import cpu, cpu_bn, cpu_optim, cpu_tokens, gpu, gpu_bn, gpu_optim, gpu_tokens
+from minizone.kernels.cpu import bn_lstm as cpu_bn
+from minizone.kernels.cpu import cells as cpu
+from minizone.kernels.cpu import optim as cpu_optim
+from minizone.kernels.cpu import tokens as cpu_tokens
+from minizone.kernels.gpu import bn_lstm as gpu_bn
+from minizone.kernels.gpu import cells as gpu
+from minizone.kernels.gpu import optim as gpu_optim
+from minizone.kernels.gpu import tokens as gpu_tokens
 
 
 class Kernels(NamedTuple):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from minizone.autograd.tensor import Tensor
 from minizone.backend import Array, array_module
-from minizone.tensor import Tensor
 
 
 class Parameter(Tensor):

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from minizone import init
+from minizone.autograd.tensor import Function, Tensor
 from minizone.backend import Array, Generator, array_module
-from minizone.batchnorm import Statistics, bn_lstm
-from minizone.inputs import columns
 from minizone.kernels import kernels_for
-from minizone.module import Buffer, Module, Parameter
-from minizone.recurrent import gru, lstm, rnn
-from minizone.regularizers import dropout_mask, input_mask
-from minizone.tensor import Function, Tensor
+from minizone.kernels.stacks import columns
+from minizone.layers import init
+from minizone.layers.module import Buffer, Module, Parameter
+from minizone.layers.regularizers import dropout_mask, input_mask
+from minizone.recurrent.bn_lstm import Statistics, bn_lstm
+from minizone.recurrent.lstm import gru, lstm, rnn
 from minizone.zoneout import Zoneout, check_probability
 
 State = tuple[Tensor, ...]  # (h, c) of an LSTM, (h,) of the others; each (H, B), or (T, H, B) for all time steps
@@ -101,7 +101,7 @@ class RecurrentLayer(Module):
     drop_hidden : float in [0, 1]
         Variational dropout (Gal and Ghahramani, 2016) on h_{t-1}: one mask for all time steps of a minibatch.
     initializer : callable
-        For W_x and W_h, see `minizone.init`.
+        For W_x and W_h, see `minizone.layers.init`.
     identity : bool
         The block of W_h that makes the candidate (g, n, or all of an RNN's) starts as the identity.
     learned_state : bool

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from minizone.autograd.tensor import Tensor
 from minizone.backend import Array, Generator, array_module, bernoulli, normal
-from minizone.tensor import Tensor
+from minizone.layers.module import Module
 from minizone.zoneout import check_probability
-
-if TYPE_CHECKING:
-    from minizone.layers import Module
 
 
 def input_mask(

@@ -1,7 +1,8 @@
 """The batch-normalized LSTM over a whole sequence, with zoneout, and its population statistics.
 
 Cooijmans et al. (2017), Recurrent Batch Normalization. The examples of a minibatch meet in its means and variances, so
-the columns are not split over threads as in `minizone.sequence`. The readable version is in `minizone.cells`.
+the columns are not split over threads as in `minizone.recurrent.sequence`. The readable
+version is in `minizone.recurrent.cells`.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from minizone.autograd.tensor import Function, Tensor
 from minizone.backend import Array, array_module
-from minizone.cuda import workspace
-from minizone.inputs import check_shapes, columns_below, parts_of, per_step
 from minizone.kernels import CPU, kernels_for
-from minizone.sequence import StateGradients, signature, worth_following
-from minizone.tensor import Function, Tensor
-from minizone.threads import follower
+from minizone.kernels.cpu.threads import follower
+from minizone.kernels.gpu.cuda import workspace
+from minizone.kernels.stacks import parts_of
+from minizone.recurrent.inputs import check_shapes, columns_below, per_step
+from minizone.recurrent.sequence import StateGradients, signature, worth_following
 from minizone.zoneout import check_probability
 
 

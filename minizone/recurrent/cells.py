@@ -1,6 +1,6 @@
 """The readable references: one step of each cell, composed of primitive operations and differentiated by the tape.
 
-The sequence functions of `minizone.recurrent` compute the same with hand-written back-propagation through time;
+The sequence functions of `minizone.recurrent.lstm` compute the same with hand-written back-propagation through time;
 tests hold the two together, value by value and gradient by gradient.
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from minizone.autograd.ops import relu, sigmoid, stack, tanh, unstack
+from minizone.autograd.tensor import Tensor
 from minizone.backend import array_module
-from minizone.batchnorm import Statistics, parts
-from minizone.ops import relu, sigmoid, stack, tanh, unstack
-from minizone.tensor import Tensor
+from minizone.recurrent.bn_lstm import Statistics, parts
 from minizone.zoneout import zone_out
 
 

@@ -11,18 +11,6 @@ from minizone.backend import Array, array_module
 MOST_ONE_HOT = 256  # kinds of tokens up to which a product with one-hot columns beats sorting the tokens
 
 
-def columns(x: Array) -> Array:
-    """A stack (T, K, B) as one matrix (K, T * B)."""
-    T, K, B = x.shape
-    return x.transpose(1, 0, 2).reshape(K, T * B)
-
-
-def parts_of(T: int, B: int, most: int) -> list[slice]:
-    """T time steps of B columns in parts of about ``most`` columns."""
-    steps = max(1, most // max(1, B))
-    return [slice(start, min(start + steps, T)) for start in range(0, T, steps)]
-
-
 def columns_below(x: Array, D: int, H: int, dtype: Any) -> Array:
     """The columns (H + 1 + D, T, B) that [W_h b W_x] multiplies: room for h_{t-1}, a row of ones, the inputs.
 

@@ -1,7 +1,8 @@
 """LSTM, GRU and tanh-RNN with zoneout over whole sequences: one step forward and one step back of each, by hand.
 
-The loops around the steps are in `minizone.sequence`, the pointwise arithmetic in `minizone.kernels`, and the readable
-version of each step in `minizone.cells`. The weights are those of the paper's equations, columns are examples:
+The loops around the steps are in `minizone.recurrent.sequence`, the pointwise arithmetic in `minizone.kernels`,
+and the readable version of each step in `minizone.recurrent.cells`. The weights are those of the paper's equations,
+columns are examples:
 ``a = W_x @ x[t] + W_h @ h + b`` with x (T, D, B), W_x (G H, D), W_h (G H, H), b (G H,) for a cell with G gates.
 """
 
@@ -9,9 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from minizone.autograd.tensor import Tensor
 from minizone.backend import Array
-from minizone.sequence import Block, Recurrence, StateGradients
-from minizone.tensor import Tensor
+from minizone.recurrent.sequence import Block, Recurrence, StateGradients
 
 
 def lstm(

@@ -18,14 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from minizone.backend import Array, array_module
-from minizone.cuda import workspace
-from minizone.inputs import check_shapes, of_columns, parts_of, per_step
-from minizone.kernels import CPU, Kernels, cpu, cpu_tokens, kernels_for
-from minizone.tensor import Function, Tensor
-from minizone.threads import cores, follower, in_threads, one_blas_thread
-from minizone.weight_gradients import WeightGradients
-from minizone.workspace import Workspace
+from minizone.autograd.tensor import Function, Tensor
+from minizone.backend import Array, array_module, cores
+from minizone.kernels import CPU, Kernels, kernels_for
+from minizone.kernels.cpu import cells as cpu
+from minizone.kernels.cpu import tokens as cpu_tokens
+from minizone.kernels.cpu.threads import follower, in_threads, one_blas_thread
+from minizone.kernels.gpu.cuda import workspace
+from minizone.kernels.stacks import parts_of
+from minizone.kernels.workspace import Workspace
+from minizone.recurrent.inputs import check_shapes, of_columns, per_step
+from minizone.recurrent.weight_gradients import WeightGradients
 
 FEWEST_COLUMNS = 8  # a block narrower than a vector register would leave it half empty
 WORTH_BLOCKS = 6e7  # multiplications a step from which on blocks of columns in threads win

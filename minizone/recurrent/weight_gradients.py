@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from minizone.backend import Array, array_module
-from minizone.inputs import columns_below
 from minizone.kernels import kernels_for
-from minizone.threads import in_threads
+from minizone.kernels.cpu.threads import in_threads
+from minizone.recurrent.inputs import columns_below
 
 if TYPE_CHECKING:
-    from minizone.sequence import Block, Recurrence
+    from minizone.recurrent.sequence import Block, Recurrence
 
 
 class WeightGradients:

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minizone.autograd.tensor import Tensor
 from minizone.backend import Array, Device, Generator
-from minizone.experiments.settings import RunSettings
 from minizone.layers import Module
 from minizone.optim import Optimizer
-from minizone.tensor import Tensor
+from minizone.runs.settings import RunSettings
 
 
 class Measured(NamedTuple):

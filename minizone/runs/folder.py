@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 import minizone
-from minizone import checkpoint as files
 from minizone.errors import UserError
-from minizone.experiments.base import Experiment
-from minizone.export import from_torch, is_torch
 from minizone.optim import Optimizer
+from minizone.runs import files
+from minizone.runs.experiment import Experiment
+from minizone.runs.torch_names import from_torch, is_torch
 
 try:
     import fcntl

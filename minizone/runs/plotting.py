@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from minizone.checkpoint import read_run
 from minizone.errors import UserError
+from minizone.runs.files import read_run
 
 LEAST_COST = 1e-8  # of `plot_networks`: what is less is rounding error of float32, or 0
 

@@ -7,8 +7,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from minizone.checkpoint import check_fields, read_run, write_json
 from minizone.errors import UserError
+from minizone.runs.files import check_fields, read_run, write_json
 
 NOT_A_DIFFERENCE = {"seed", "data_dir", "offline", "max_minutes"}  # between runs of one row of a table
 

@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from minizone import checkpoint as files
-from minizone import run_folder
 from minizone.backend import keep_freed_memory, stream, to_numbers
 from minizone.errors import UserError
-from minizone.experiments.base import Experiment
+from minizone.layers.regularizers import l2_penalty, weight_noise
 from minizone.optim import Optimizer, make
-from minizone.plotting import plot_runs
-from minizone.regularizers import l2_penalty, weight_noise
-from minizone.run_folder import Progress
+from minizone.runs import files
+from minizone.runs import folder as run_folder
+from minizone.runs.experiment import Experiment
+from minizone.runs.folder import Progress
+from minizone.runs.plotting import plot_runs
 
 Outcome = tuple[Any, Any, Any, int]  # of an update: loss, measure, norm of the gradient; how many numbers it measures
 

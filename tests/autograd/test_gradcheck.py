@@ -7,9 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from minizone import ops
-from minizone.gradcheck import GradientError, gradcheck
-from minizone.tensor import Function
+from minizone.autograd import ops
+from minizone.autograd.gradcheck import GradientError, gradcheck
+from minizone.autograd.tensor import Function
 
 A, B = np.random.default_rng(0).standard_normal((2, 3, 3))
 METHODS = pytest.mark.parametrize("method", ["complex", "difference"])

@@ -1,4 +1,4 @@
-"""The gradient table, a row for every `Function` of minizone.ops and every way to call it; then values, edges, errors.
+"""The gradient table, a row for every `Function` of autograd/ops.py and every way to call it; values, edges, errors.
 
 A row is a function of tensors, the same in NumPy, and the arrays to try it on. Every property below holds for all rows.
 """
@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from minizone import ops
-from minizone.gradcheck import gradcheck
-from minizone.tensor import Function, Tensor
+from minizone.autograd import ops
+from minizone.autograd.gradcheck import gradcheck
+from minizone.autograd.tensor import Function, Tensor
 
 RNG = np.random.default_rng(0)
 TABLE = []

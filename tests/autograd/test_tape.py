@@ -8,13 +8,13 @@ import weakref
 
 import numpy as np
 import pytest
-from helpers import SEVERAL, normal
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from minizone import ops
-from minizone.tensor import Function, Tensor, no_grad
+from minizone.autograd import ops
+from minizone.autograd.tensor import Function, Tensor, no_grad
+from tests.helpers import SEVERAL, normal
 
 LONG = 20_000
 

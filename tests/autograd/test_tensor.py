@@ -6,13 +6,13 @@ import operator
 
 import numpy as np
 import pytest
-from helpers import SEVERAL, normal
 from hypothesis import given
 from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_allclose, assert_array_equal
 
-from minizone import ops
-from minizone.tensor import Tensor
+from minizone.autograd import ops
+from minizone.autograd.tensor import Tensor
+from tests.helpers import SEVERAL, normal
 
 # ---- leaves ---------------------------------------------------------------------------------------------------------
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minizone import backend, cuda
+from minizone import backend
 from minizone.backend import to_host
+from minizone.kernels.gpu import cuda
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import gpu as program
 import gpu_ours
 import tables

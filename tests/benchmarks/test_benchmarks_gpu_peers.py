@@ -10,7 +10,7 @@ import pytest
 
 from minizone.backend import stream
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import gpu_ours
 
 SHAPE = (5, 3, 2, 4)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CHAPTERS = sorted((ROOT / "chapters").glob("[0-9][0-9]_*.py"))
-KEY_LINES = ROOT / "tests" / "fixtures" / "chapter_lines.txt"  # made anew by: python tests/test_chapters.py
+KEY_LINES = ROOT / "tests" / "fixtures" / "chapter_lines.txt"  # made anew by: python tests/chapters/test_chapters.py
 names = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
 
 

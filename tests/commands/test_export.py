@@ -13,15 +13,15 @@ import test_training
 import test_word_ptb
 from test_training import quiet, same_run
 
-from minizone.checkpoint import load_arrays, save_arrays
 from minizone.experiments.char_ptb import CharPTB
 from minizone.experiments.pmnist import PMNIST
 from minizone.experiments.semantic import PRESETS as SEMANTIC
 from minizone.experiments.semantic import Semantic
 from minizone.experiments.seq2seq import Seq2Seq
 from minizone.experiments.word_ptb import WordPTB
-from minizone.export import from_torch, to_torch
-from minizone.training import fit
+from minizone.runs.files import load_arrays, save_arrays
+from minizone.runs.torch_names import from_torch, to_torch
+from minizone.runs.training import fit
 
 PLAIN = replace(test_training.TINY, epochs=1, z_prob_cells=0.0, z_prob_states=0.0)
 MODELS = {

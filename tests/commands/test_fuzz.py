@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzz import ABSURD, damaged, edited, judged, little_memory
-from helpers import SMALL, known
 from test_images import ARRAYS, idx
 from test_text8 import RAW, zipped
 
-from minizone import checkpoint, training
 from minizone.data import images, load_characters, load_images, load_text8, load_words
 from minizone.data.download import KNOWN_FILES
 from minizone.errors import UserError
+from minizone.runs import files as checkpoint
+from minizone.runs import training
+from tests.helpers import SMALL, known
+from tests.helpers.fuzz import ABSURD, damaged, edited, judged, little_memory
 
 pytestmark = [
     pytest.mark.usefixtures("nobody_elses_files"),
@@ -142,7 +143,7 @@ TINY = shlex.split(
 def finished(tmp_path_factory) -> Path:
     """The folder of a run that has ended. Not to be changed."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     import run
 
     assert run.main([*TINY, "--epochs", "2", "--out", str(folder)]) == 0

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzz import judged, little_memory
 
 from minizone.errors import UserError
 from minizone.experiments import char_ptb, pmnist, text8, word_ptb
+from tests.helpers.fuzz import judged, little_memory
 
 pytestmark = [
     pytest.mark.usefixtures("nobody_elses_files"),

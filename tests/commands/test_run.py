@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from test_training import same_run
 
-from minizone.checkpoint import read_rows
+from minizone.runs.files import read_rows
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TINY = shlex.split(
     "char-ptb --dataset manual --hidden-size 12 --batch-size 10 --seq-len 11 --epochs 2 --train-symbols 1500"
     " --eval-symbols 300"

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from minizone.autograd.ops import stack, tanh
+from minizone.autograd.tensor import Tensor, no_grad
 from minizone.backend import bernoulli, stream
-from minizone.cells import lstm_gates
-from minizone.ops import stack, tanh
-from minizone.tensor import Tensor, no_grad
+from minizone.recurrent.cells import lstm_gates
 
 
 class Right:

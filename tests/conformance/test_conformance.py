@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from museum import MUSEUM, Right
 
 from minizone.conformance import INVARIANTS, Function, Layer, conform, load, table
-from minizone.conformance_checks import NotOffered
+from minizone.conformance.invariants import NotOffered
 from minizone.errors import UserError
+from tests.conformance.museum import MUSEUM, Right
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / "benchmarks" / "conformance"
 
 

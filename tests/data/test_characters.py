@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import SMALL, TRAIN
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +18,7 @@ from minizone.data import characters
 from minizone.data.characters import TextDataset, load_characters
 from minizone.data.download import KNOWN_FILES, MissingFile, read_verified
 from minizone.errors import UserError
+from tests.helpers import SMALL, TRAIN
 
 pytestmark = pytest.mark.usefixtures("nobody_elses_files")
 SPLITS = ("train", "valid", "test")
@@ -184,7 +184,7 @@ def test_manual_splits_are_equally_hard(monkeypatch):
     assert unfairness(characters.BLOCKS) < 0.08 < unfairness(1)
 
 
-# ---- the real thing: MINIZONE_DATA=folder pytest tests/test_characters.py
+# ---- the real thing: MINIZONE_DATA=folder pytest tests/data/test_characters.py
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pooch  # type: ignore[import-untyped]
 import pytest
-from helpers import NOWHERE, SMALL, TRAIN, known
 
 from minizone.data import download
 from minizone.data.download import KNOWN_FILES, KnownFile, MissingFile, data_folder, fetch, find, read_verified
 from minizone.errors import UserError
+from tests.helpers import NOWHERE, SMALL, TRAIN, known
 
 pytestmark = pytest.mark.usefixtures("nobody_elses_files")
 

@@ -15,13 +15,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from helpers import SMALL, TRAIN, known
 
 from minizone.data import download
 from minizone.data.download import KNOWN_FILES, MissingFile, fetch, read_verified
+from tests.helpers import SMALL, TRAIN, known
 
 pytestmark = pytest.mark.usefixtures("nobody_elses_files")
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RAW = SMALL[TRAIN]
 ARCHIVE = "text8/text8.zip"
 

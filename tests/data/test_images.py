@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import SEVERAL, check_stand_in, known, real_data, rng
 from hypothesis import given
 from hypothesis import strategies as st
 
 from minizone.data import images, load_images, permutation
 from minizone.data.download import KNOWN_FILES, MissingFile
 from minizone.errors import UserError
+from tests.helpers import SEVERAL, check_stand_in, known, real_data, rng
 
 pytestmark = pytest.mark.usefixtures("nobody_elses_files")
 SPLITS = ("train", "valid", "test")
@@ -275,7 +275,7 @@ def test_no_permutation_and_no_global_generator():
         permutation(49, "random")
 
 
-# ---- the real thing: MINIZONE_DATA=folder pytest tests/test_images.py
+# ---- the real thing: MINIZONE_DATA=folder pytest tests/data/test_images.py
 
 
 def test_mnist_is_the_authors_split():

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import SEVERAL, SMALL, TRAIN, check_stand_in, known, real_data
 from hypothesis import given
 from hypothesis import strategies as st
 
 from minizone.data import WordDataset, load_characters, load_words, words
 from minizone.data.download import KNOWN_FILES
 from minizone.errors import UserError
+from tests.helpers import SEVERAL, SMALL, TRAIN, check_stand_in, known, real_data
 
 pytestmark = pytest.mark.usefixtures("nobody_elses_files")
 SPLITS = ("train", "valid", "test")
@@ -130,7 +130,7 @@ def test_manual_is_deterministic():
     np.testing.assert_array_equal(one.train, two.train)
 
 
-# ---- the real thing: MINIZONE_DATA=folder pytest tests/test_words.py
+# ---- the real thing: MINIZONE_DATA=folder pytest tests/data/test_words.py
 
 
 def test_ptb_has_the_sizes_that_everybody_has():

@@ -9,10 +9,10 @@ import pytest
 
 import minizone.experiments.gradients as gradients
 from minizone import Tensor, UserError
-from minizone.cells import batch_normalize
+from minizone.autograd.ops import softmax_cross_entropy, tanh
 from minizone.experiments.gradients import METHODS, PRESETS, Gradients, normalized_rnn_gradients, run
-from minizone.ops import softmax_cross_entropy, tanh
-from minizone.training import Interrupted
+from minizone.recurrent.cells import batch_normalize
+from minizone.runs.training import Interrupted
 
 TINY = replace(PRESETS["quick"], dataset="digits", hidden_size=8, batch_size=20, train_examples=60, eval_examples=20)
 

@@ -6,17 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import real_data, rng
 from test_training import quiet, same_run
 
 import minizone.experiments.pmnist as pmnist
-import minizone.training as training
+import minizone.runs.training as training
 from minizone import UserError
-from minizone.checkpoint import load_arrays, read_rows
+from minizone.autograd.ops import softmax_cross_entropy
 from minizone.data import permutation
 from minizone.experiments.pmnist import PMNIST, PRESETS, REFERENCE, PMNISTModel
-from minizone.ops import softmax_cross_entropy
-from minizone.training import Interrupted, fit
+from minizone.runs.files import load_arrays, read_rows
+from minizone.runs.training import Interrupted, fit
+from tests.helpers import real_data, rng
 
 TINY = replace(
     PRESETS["quick"], dataset="digits", hidden_size=6, batch_size=20, epochs=2, train_examples=50, eval_examples=30

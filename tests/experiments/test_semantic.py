@@ -5,16 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import ROUNDING, assert_same, normal
 from test_run import command, refused
 from test_training import quiet, same_run
 
-import minizone.plotting as plotting
+import minizone.runs.plotting as plotting
 from minizone import Tensor, UserError, gradcheck
 from minizone.backend import stream
-from minizone.checkpoint import load_arrays, read_rows
 from minizone.experiments.semantic import PRESETS, Semantic, linear_zoneout, linear_zoneout_unrolled
-from minizone.training import Interrupted, fit
+from minizone.runs.files import load_arrays, read_rows
+from minizone.runs.training import Interrupted, fit
+from tests.helpers import ROUNDING, assert_same, normal
 
 TINY = replace(PRESETS["quick"], epochs=2, updates_per_epoch=6)
 EYE = np.eye(2)

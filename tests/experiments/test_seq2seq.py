@@ -6,19 +6,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import assert_same
 from test_training import quiet, same_run
 
-import minizone.layers
+import minizone.layers.recurrent
 from minizone import Tensor, UserError
+from minizone.autograd.ops import softmax_cross_entropy, stack
 from minizone.backend import stream
-from minizone.cells import lstm_cell
-from minizone.checkpoint import read_rows
 from minizone.data.addition import SYMBOLS, decode, draw_numbers, draw_problems, encode, split
 from minizone.experiments.seq2seq import PAPER, PRESETS, Seq2Seq, Seq2SeqModel
-from minizone.ops import softmax_cross_entropy, stack
 from minizone.optim import Adam
-from minizone.training import Interrupted, fit
+from minizone.recurrent.cells import lstm_cell
+from minizone.runs.files import read_rows
+from minizone.runs.training import Interrupted, fit
+from tests.helpers import assert_same
 
 TINY = replace(
     PRESETS["quick"], hidden_size=8, batch_size=10, updates_per_epoch=3, valid_examples=20, epochs=2,
@@ -180,8 +180,8 @@ def test_what_the_model_writes_is_what_it_finds_likeliest_when_it_reads_that(opt
 
 
 def test_noise_is_drawn_for_encoder_and_decoder_and_for_their_layers_separately(monkeypatch):
-    masks, lstm = [], minizone.layers.lstm
-    monkeypatch.setattr(minizone.layers, "lstm", lambda *a, **k: masks.append(k["keep_c"]) or lstm(*a, **k))
+    masks, lstm = [], minizone.layers.recurrent.lstm
+    monkeypatch.setattr(minizone.layers.recurrent, "lstm", lambda *a, **k: masks.append(k["keep_c"]) or lstm(*a, **k))
     e = experiment()
     batch = e.batches(1)[0]
     loss = float(e.loss(batch, stream(1, "noise")).loss)

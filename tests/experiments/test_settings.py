@@ -8,7 +8,6 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-from helpers import rng
 
 from minizone import UserError
 from minizone.experiments.char_ptb import PRESETS, CharSettings
@@ -17,6 +16,7 @@ from minizone.experiments.recurrent import recurrent_stack
 from minizone.experiments.settings import RecurrentSettings
 from minizone.experiments.word_ptb import WordSettings
 from minizone.layers import GRU, LSTM, RNN
+from tests.helpers import rng
 
 
 def refusal(program, capsys, folder, task: str, flags: str) -> str:

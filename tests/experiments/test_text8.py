@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import pooch
 import pytest
-from helpers import NOWHERE, check_stand_in, known, real_data
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minizone.data import TextDataset, load_characters, load_text8, text8
 from minizone.data.download import KNOWN_FILES, KnownFile
 from minizone.errors import UserError
+from tests.helpers import NOWHERE, check_stand_in, known, real_data
 
 pytestmark = pytest.mark.usefixtures("nobody_elses_files")
 SPLITS = ("train", "valid", "test")
@@ -251,7 +251,7 @@ def test_manual_is_reduced_to_the_symbols_of_text8():
         assert (getattr(data, split) == 0).sum() == reduced.count(" ") > 0
 
 
-# ---- the real thing: MINIZONE_DATA=folder pytest tests/test_text8.py
+# ---- the real thing: MINIZONE_DATA=folder pytest tests/experiments/test_text8.py
 
 
 def test_prefix_of_text8():

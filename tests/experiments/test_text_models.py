@@ -10,21 +10,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import rng
 from test_training import quiet
 
-import minizone.training as training
-from minizone import init
-from minizone.checkpoint import load_arrays, read_rows
+import minizone.runs.training as training
 from minizone.data import load_words
 from minizone.experiments import char_ptb, pmnist, text8, word_ptb
 from minizone.experiments.char_ptb import CharModel, CharPTB, CharSettings
 from minizone.experiments.pmnist import PMNIST
 from minizone.experiments.recurrent import dropped_tokens, input_factor
-from minizone.experiments.settings import RecurrentSettings, RunSettings
+from minizone.experiments.settings import RecurrentSettings
 from minizone.experiments.text8 import Text8, Text8Settings
 from minizone.experiments.word_ptb import WordPTB
-from minizone.training import fit
+from minizone.layers import init
+from minizone.runs.files import load_arrays, read_rows
+from minizone.runs.settings import RunSettings
+from minizone.runs.training import fit
+from tests.helpers import rng
 
 SMALL = {"hidden_size": 5, "epochs": 1, "preset": "quick"}
 CHAR = replace(

@@ -8,18 +8,19 @@ from functools import cache
 
 import numpy as np
 import pytest
-from helpers import real_data, rng
 from test_training import quiet, same_run
 
-import minizone.training as training
-from minizone import Tensor, init
+import minizone.runs.training as training
+from minizone import Tensor
+from minizone.autograd.ops import softmax_cross_entropy
 from minizone.backend import stream
-from minizone.checkpoint import load_arrays, read_rows
 from minizone.data import load_words
 from minizone.experiments import language, word_ptb
 from minizone.experiments.word_ptb import PRESETS, REFERENCE, Rows, WordModel, WordPTB, WordSettings
-from minizone.ops import softmax_cross_entropy
-from minizone.training import Interrupted, fit
+from minizone.layers import init
+from minizone.runs.files import load_arrays, read_rows
+from minizone.runs.training import Interrupted, fit
+from tests.helpers import real_data, rng
 
 TINY = replace(
     PRESETS["quick"],

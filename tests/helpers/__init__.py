@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from minizone import Tensor, Zoneout, gru, rnn, sequence
-from minizone.cells import gru_unrolled, rnn_unrolled
+from minizone import Tensor, Zoneout, gru, rnn
 from minizone.data.download import KnownFile, MissingFile
 from minizone.errors import UserError
-from minizone.regularizers import input_mask
+from minizone.layers.regularizers import input_mask
+from minizone.recurrent import sequence
+from minizone.recurrent.cells import gru_unrolled, rnn_unrolled
 
 Arrays = dict[str, Any]
 

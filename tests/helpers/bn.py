@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Arrays, H, problem, rng
 
-from minizone.batchnorm import Statistics
+from minizone.recurrent.bn_lstm import Statistics
+from tests.helpers import Arrays, H, problem, rng
 
 GAINS = {"gamma_x": 4 * H, "gamma_h": 4 * H, "gamma_c": H, "beta_c": H}
 

@@ -1,4 +1,4 @@
-"""`run.py` in processes that can be killed, filled up and raced: what tests/test_faults.py starts.
+"""`run.py` in processes that can be killed, filled up and raced: what tests/runs/test_faults.py starts.
 
 The processes are forked off a server that has imported everything, so one costs 0.2 seconds.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT))
 
 import run  # noqa: E402  run.py lies in the folder above
@@ -34,7 +34,7 @@ FLAGS = shlex.split(
 def server():
     """The multiprocessing context; its server finds this module by PYTHONPATH, and forks without threads."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["faults"])
+    context.set_forkserver_preload(["tests.helpers.faults"])
     return context
 
 

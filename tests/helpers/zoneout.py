@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 import pytest
-from helpers import D, H, rng, tensors
 
 from minizone import Tensor, Zoneout, lstm
-from minizone.cells import lstm_unrolled
 from minizone.layers import LSTM
+from minizone.recurrent.cells import lstm_unrolled
+from tests.helpers import D, H, rng, tensors
 
 T, B = 6, 3
 SIGMAS = 5  # of a mean over independent draws from a fixed stream: a wrong probability is hundreds away

@@ -10,13 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Arrays, rng
 from test_optim import give, gradients, parameters
 from test_optimizers import all_kinds
 
 from minizone import Device, Tensor
 from minizone.backend import to_host
-from minizone.kernels import CPU, GPU, gpu, gpu_bn, gpu_optim
+from minizone.kernels import CPU, GPU
+from minizone.kernels.gpu import bn_lstm as gpu_bn
+from minizone.kernels.gpu import cells as gpu
+from minizone.kernels.gpu import optim as gpu_optim
+from tests.helpers import Arrays, rng
 
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-12}  # times the largest element
 SIZES = [(5, 7), (1, 1), (33, 2), (2, 33)]  # H, B

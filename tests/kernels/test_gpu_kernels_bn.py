@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import standin
-from standin_kernels import C_TYPES
 from test_gpu_kernels import MORE, STEPS, assert_close, both_dtypes, check, every_kind, run, step_arguments
 
-from minizone import cuda
-from minizone.cuda import Kernel, Reduction
-from minizone.kernels import GPU, gpu_bn
+from minizone.kernels import GPU
+from minizone.kernels.gpu import bn_lstm as gpu_bn
+from minizone.kernels.gpu import cuda
+from minizone.kernels.gpu.cuda import Kernel, Reduction
+from tests import standin
+from tests.standin.kernels import C_TYPES
 
 every_step_of_bn = pytest.mark.parametrize("name", [name for name in STEPS if name.startswith("bn")])
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from minizone.threads import follower, in_threads, one_blas_thread
+from minizone.kernels.cpu.threads import follower, in_threads, one_blas_thread
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def blas_threads() -> list[int]:
@@ -79,7 +79,7 @@ def check_blas_threads() -> None:
 def test_a_forked_process_makes_threads_of_its_own():
     code = """
 import os, sys
-from minizone.threads import follower, in_threads
+from minizone.kernels.cpu.threads import follower, in_threads
 def use():
     with follower(True) as later:
         later(lambda: None)

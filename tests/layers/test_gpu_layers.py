@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bn_helpers import batch_and_population, bn_problem, known_statistics
-from helpers import HIDDEN, KINDS, Arrays, dense_and_tokens, hidden_mask, masks, normal, problem
 
-from minizone import Device, Tensor, bn_lstm, cuda, gru, lstm, no_grad, rnn
+from minizone import Device, Tensor, bn_lstm, gru, lstm, no_grad, rnn
 from minizone.backend import to_host
-from minizone.sequence import StateGradients
+from minizone.kernels.gpu import cuda
+from minizone.recurrent.sequence import StateGradients
+from tests.helpers import HIDDEN, KINDS, Arrays, dense_and_tokens, hidden_mask, masks, normal, problem
+from tests.helpers.bn import batch_and_population, bn_problem, known_statistics
 
 H = 4
 CELLS: dict[str, tuple[Callable[..., Any], int, tuple[str, ...]]] = {  # function, gates, masks

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import assert_same, rng
 
 from minizone import Tensor, Zoneout, gradcheck, lstm
 from minizone.experiments.char_ptb import CharModel, CharSettings
-from minizone.init import INITIALIZERS, glorot, identity, orthogonal, orthogonal_blocks, uniform
 from minizone.layers import LSTM, Linear, Module, Parameter
+from minizone.layers.init import INITIALIZERS, glorot, identity, orthogonal, orthogonal_blocks, uniform
 from minizone.optim import Adam
+from tests.helpers import assert_same, rng
 
 NAMES = [
     "rnn.layers.0.W_x",
@@ -60,7 +60,7 @@ def test_order_of_parameters_is_the_same_in_every_process(hash_seed):
         "print(*(name for name, _ in model.named_parameters()), *(p.data.size for p in model.parameters()))"
     )
     printed = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], env={**os.environ, "PYTHONHASHSEED": hash_seed},
         capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
     assert printed == [*NAMES, "112", "64", "16", "4", "4", "28", "7"]

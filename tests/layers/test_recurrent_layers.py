@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ROUNDING, assert_same, normal, one_hot, rng
 
 from minizone import Tensor, Zoneout, gradcheck, gru, lstm, rnn
-from minizone.init import glorot
+from minizone.autograd.tensor import no_grad
 from minizone.layers import BNLSTM, GRU, LSTM, RNN, Buffer, Embedding, Linear, Module, RecurrentLayer, Stack
+from minizone.layers.init import glorot
 from minizone.optim import make
-from minizone.tensor import no_grad
+from tests.helpers import ROUNDING, assert_same, normal, one_hot, rng
 
 T, D, H, B = 6, 3, 4, 2
 LAYERS: dict[str, Callable[..., RecurrentLayer]] = {
@@ -309,12 +309,12 @@ def test_a_buffer_is_saved_and_not_learned():
 @pytest.mark.parametrize("hash_seed", ["0", "1", "4242"])
 def test_names_and_order_in_lists_of_modules_are_the_same_in_every_process(hash_seed):
     code = (
-        "import numpy as np; from minizone.layers import *; rng = np.random.default_rng(0)\n"
+        "import numpy as np; from minizone.layers.recurrent import *; rng = np.random.default_rng(0)\n"
         "layers = [BNLSTM(2, 2, steps=1, rng=rng), GRU(2, 2, rng=rng), *(RNN(2, 2, rng=rng) for _ in range(10))]\n"
         "stack = Stack(layers); print(*(name for name, _ in stack.named_tensors()))"
     )
     printed = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], env={**os.environ, "PYTHONHASHSEED": hash_seed},
         capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
     first = ["W_x", "W_h", "b", "h0", "c0", "gamma_x", "gamma_h", "gamma_c", "beta_c", "mean", "variance"]

@@ -7,21 +7,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import normal, rng
 
-import minizone.training as training
+import minizone.runs.training as training
 from minizone import Tensor, gradcheck
 from minizone.backend import stream
 from minizone.experiments.char_ptb import PRESETS, CharPTB
 from minizone.layers import LSTM, Dropout, Linear, Module
-from minizone.regularizers import (
+from minizone.layers.regularizers import (
     dropout_mask,
     input_mask,
     l2_penalty,
     norm_stabilizer,
     weight_noise,
 )
-from minizone.training import fit
+from minizone.runs.training import fit
+from tests.helpers import normal, rng
 
 LARGE = (20, 100, 100)  # T, H, B of masks whose share of zeros is measured
 N = 20 * 100 * 100

@@ -7,8 +7,16 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from bn_helpers import GAINS, batch_and_population, bn_problem, by_hand, known_statistics
-from helpers import (
+
+from minizone import Tensor, gradcheck
+from minizone.kernels.cpu import bn_lstm as kernels
+from minizone.kernels.cpu import tokens as cpu_tokens
+from minizone.optim import Adam
+from minizone.recurrent import sequence
+from minizone.recurrent.bn_lstm import Statistics, bn_lstm
+from minizone.recurrent.cells import batch_normalize, bn_lstm_cell, bn_lstm_unrolled
+from minizone.recurrent.sequence import StateGradients
+from tests.helpers import (
     HIDDEN,
     KINDS,
     LOSSES,
@@ -24,14 +32,7 @@ from helpers import (
     run,
     tensors,
 )
-
-from minizone import Tensor, gradcheck, sequence
-from minizone.batchnorm import Statistics, bn_lstm
-from minizone.cells import batch_normalize, bn_lstm_cell, bn_lstm_unrolled
-from minizone.kernels import cpu_bn as kernels
-from minizone.kernels import cpu_tokens
-from minizone.optim import Adam
-from minizone.sequence import StateGradients
+from tests.helpers.bn import GAINS, batch_and_population, bn_problem, by_hand, known_statistics
 
 SIZES = [(T, B) for T in (1, 3, 7) for B in (1, 2, 5)]
 

@@ -6,11 +6,11 @@ import re
 
 import numpy as np
 import pytest
-from bn_helpers import bn_problem, by_hand, known_statistics
-from helpers import H, assert_same, dense_and_tokens, masks, run, tensors
 
 from minizone import BNLSTM, no_grad
-from minizone.batchnorm import Statistics, bn_lstm, parts
+from minizone.recurrent.bn_lstm import Statistics, bn_lstm, parts
+from tests.helpers import H, assert_same, dense_and_tokens, masks, run, tensors
+from tests.helpers.bn import bn_problem, by_hand, known_statistics
 
 
 def test_mean_and_variance_start_at_0_and_1_and_have_a_part_for_each_sum():

@@ -8,7 +8,10 @@ import time
 
 import numpy as np
 import pytest
-from helpers import (
+
+from minizone import Tensor, Zoneout, gradcheck, gru, lstm, no_grad, rnn
+from minizone.optim import Adam
+from tests.helpers import (
     CELLS,
     HIDDEN,
     KINDS,
@@ -27,9 +30,6 @@ from helpers import (
     split_columns,
     tensors,
 )
-
-from minizone import Tensor, Zoneout, gradcheck, gru, lstm, no_grad, rnn
-from minizone.optim import Adam
 
 every_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 every_kind = pytest.mark.parametrize("kind", KINDS)

@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from minizone import Tensor
-from minizone.kernels import cpu_tokens
+from minizone.kernels.cpu import tokens as cpu_tokens
 
 RNG = np.random.default_rng(0)
 

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import (
+
+from minizone import Tensor, gradcheck, lstm, no_grad
+from minizone.optim import Adam
+from minizone.recurrent.cells import lstm_unrolled
+from tests.helpers import (
     FLOATS,
     KINDS,
     LOSSES,
@@ -23,10 +27,6 @@ from helpers import (
     run,
     tensors,
 )
-
-from minizone import Tensor, gradcheck, lstm, no_grad
-from minizone.cells import lstm_unrolled
-from minizone.optim import Adam
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 with_and_without_input_mask = pytest.mark.parametrize("inputs", [False, True], ids=["", "input mask"])
@@ -73,7 +73,7 @@ def test_outputs_are_the_equations_of_the_paper(function, kind):
 
 @pytest.mark.parametrize("case", ["long", "single", "zoneout"])
 def test_outputs_and_gradients_equal_those_of_torch(case):
-    with np.load(Path(__file__).with_name("fixtures") / "torch_lstm.npz") as file:
+    with np.load(Path(__file__).parents[1] / "fixtures" / "torch_lstm.npz") as file:
         frozen = dict(file)
     own = {name.removeprefix(f"{case}/"): array for name, array in frozen.items() if name.startswith(f"{case}/")}
     weights = {"W_x": frozen["W_x"], "W_h": frozen["W_h"], "b": frozen["b_ih"] + frozen["b_hh"]}

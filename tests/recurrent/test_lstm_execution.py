@@ -7,7 +7,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from helpers import (
+
+from minizone import lstm
+from minizone.kernels.cpu import tokens as cpu_tokens
+from minizone.recurrent import sequence
+from minizone.recurrent.cells import lstm_unrolled
+from tests.helpers import (
     CELLS,
     KINDS,
     LOSSES,
@@ -21,10 +26,6 @@ from helpers import (
     run_h,
     tensors,
 )  # fmt: skip
-
-from minizone import lstm, sequence
-from minizone.cells import lstm_unrolled
-from minizone.kernels import cpu_tokens
 
 # ---- columns in threads, rows in blocks
 

@@ -7,7 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import (
+
+from minizone import Tensor, gradcheck, lstm
+from minizone.recurrent.cells import lstm_unrolled
+from minizone.recurrent.sequence import StateGradients
+from tests.helpers import (
     CELLS,
     HIDDEN,
     KINDS,
@@ -28,10 +32,6 @@ from helpers import (
     split_columns,
     tensors,
 )
-
-from minizone import Tensor, gradcheck, lstm
-from minizone.cells import lstm_unrolled
-from minizone.sequence import StateGradients
 
 GATES = {  # (output gate, whether there is an input mask)
     "plain": ("plain", False),

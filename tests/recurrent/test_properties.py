@@ -17,17 +17,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from helpers import LOSSES, LOSSES_OF_H, SHAPES, Arrays, problem, rng, tensors
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_lstm_execution import LAYOUTS
 
-from minizone import Tensor, Zoneout, bn_lstm, gru, layers, lstm, rnn
-from minizone.batchnorm import Statistics
-from minizone.cells import bn_lstm_unrolled, gru_unrolled, lstm_unrolled, rnn_unrolled
+from minizone import Tensor, Zoneout, bn_lstm, gru, lstm, rnn
+from minizone.autograd.ops import softmax_cross_entropy
 from minizone.layers import BNLSTM, GRU, LSTM, RNN, Embedding, Linear, Module, RecurrentLayer, Stack
-from minizone.ops import softmax_cross_entropy
+from minizone.layers import recurrent as layers
 from minizone.optim import make
+from minizone.recurrent.bn_lstm import Statistics
+from minizone.recurrent.cells import bn_lstm_unrolled, gru_unrolled, lstm_unrolled, rnn_unrolled
+from tests.helpers import LOSSES, LOSSES_OF_H, SHAPES, Arrays, problem, rng, tensors
 
 MANY = settings(max_examples=120, deadline=None, derandomize=True)  # the same cases in every run
 SOME = settings(MANY, max_examples=40)
@@ -275,7 +276,7 @@ class Reader(Module):
 
 
 def by_reference(reference: Any) -> Any:
-    """A reference in the place of a fused function in `minizone.layers`; a BN layer collects nothing by it."""
+    """A reference in the place of a fused function in `minizone.layers.recurrent`; a BN layer collects nothing."""
 
     def function(*arguments: Any, record: Any = None, statistics: Any = None, **options: Any) -> Any:
         return reference(*arguments, **options)
@@ -334,8 +335,11 @@ def train_every_task(seed: int) -> dict[str, Any]:
 
 def test_every_task_is_the_same_to_the_bit_under_three_hash_seeds_and_another_one_with_another_seed(record_property):
     def elsewhere(seed: int, hash_seed: str) -> Any:
-        code = f"import json, test_properties; print(json.dumps(test_properties.train_every_task({seed})))"
-        where = {"PYTHONPATH": os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parents[1])))}
+        code = (
+            "import json; from tests.recurrent.test_properties import train_every_task;"
+            f" print(json.dumps(train_every_task({seed})))"
+        )
+        where = {"PYTHONPATH": str(Path(__file__).parents[2])}
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed, **where}
         command = [sys.executable, "-c", code]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

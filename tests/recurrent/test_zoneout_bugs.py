@@ -6,13 +6,13 @@ import math
 
 import numpy as np
 import pytest
-from helpers import FLOATS, KINDS, ZONEOUTS, D, H, assert_same, lstm_by_hand, masks, problem, rng, run
-from zoneout_helpers import B, T, both, close_to, drawn, inputs, layer, lstm_of, states
 
 from minizone import Zoneout, gradcheck, lstm
-from minizone.gradcheck import GradientError
+from minizone.autograd.gradcheck import GradientError
 from minizone.layers import LSTM
-from minizone.regularizers import input_mask
+from minizone.layers.regularizers import input_mask
+from tests.helpers import FLOATS, KINDS, ZONEOUTS, D, H, assert_same, lstm_by_hand, masks, problem, rng, run
+from tests.helpers.zoneout import B, T, both, close_to, drawn, inputs, layer, lstm_of, states
 
 
 @both

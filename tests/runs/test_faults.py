@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 from test_training import same_run
 
-from minizone.checkpoint import load_arrays, read_rows, save_arrays
+from minizone.runs.files import load_arrays, read_rows, save_arrays
 
 if sys.platform != "linux":
     pytest.skip("signals, locks and limits of Linux", allow_module_level=True)
 
-from faults import FLAGS, ROOT, Run, server
+from tests.helpers.faults import FLAGS, ROOT, Run, server
 
 PUT_ASIDE = "os.rename last.safetensors"  # to previous.safetensors, at the end of epoch 2 for the first time
 
@@ -29,7 +29,7 @@ PUT_ASIDE = "os.rename last.safetensors"  # to previous.safetensors, at the end 
 @pytest.fixture(scope="module")
 def context():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(ROOT)]))
+        patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("OMP_NUM_THREADS", "1")
         yield server()
 

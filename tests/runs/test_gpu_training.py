@@ -18,8 +18,7 @@ import test_training
 import test_word_ptb
 from test_text_models import CASES, TEXT8, outcome, quickly, quiet  # noqa: F401  (quickly is a fixture)
 
-from minizone import UserError, backend, training
-from minizone.checkpoint import load_arrays, read_rows
+from minizone import UserError, backend
 from minizone.experiments.char_ptb import CharPTB
 from minizone.experiments.gradients import Gradients
 from minizone.experiments.pmnist import PMNIST
@@ -27,7 +26,9 @@ from minizone.experiments.semantic import Semantic
 from minizone.experiments.seq2seq import Seq2Seq
 from minizone.experiments.text8 import Text8
 from minizone.experiments.word_ptb import WordPTB
-from minizone.training import Interrupted, fit
+from minizone.runs import training
+from minizone.runs.files import load_arrays, read_rows
+from minizone.runs.training import Interrupted, fit
 
 TINY: dict[str, tuple[Any, Any]] = {
     "char-ptb": (CharPTB, test_training.TINY),

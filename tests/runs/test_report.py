@@ -6,9 +6,9 @@ import matplotlib.pyplot as plt
 import pytest
 
 from minizone import UserError
-from minizone.checkpoint import read_run
-from minizone.plotting import plot_runs
-from minizone.report import find_runs, report, save_run
+from minizone.runs.files import read_run
+from minizone.runs.plotting import plot_runs
+from minizone.runs.report import find_runs, report, save_run
 
 
 def make_run(

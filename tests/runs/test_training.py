@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import minizone.training as training
+import minizone.runs.training as training
 from minizone import Tensor, UserError
-from minizone.checkpoint import load_arrays, read_rows
+from minizone.autograd.ops import softmax_cross_entropy
 from minizone.experiments.char_ptb import PRESETS, CharPTB, Chunks
-from minizone.ops import softmax_cross_entropy
-from minizone.training import Interrupted, fit
+from minizone.runs.files import load_arrays, read_rows
+from minizone.runs.training import Interrupted, fit
 
 TINY = replace(
     PRESETS["quick"],

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import known
 
 from minizone.data import load_characters, load_images, load_text8, load_words
 from minizone.data.download import KNOWN_FILES
 from minizone.errors import UserError
+from tests.helpers import known
 
 pytestmark = pytest.mark.usefixtures("nobody_elses_files")
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ARCHIVE = "text8/text8.zip"
 
 

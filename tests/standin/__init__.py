@@ -25,12 +25,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import standin_cuda
-import standin_kernels
-from cupy_signatures import TABLE, UFUNC, bind
-from standin_arrays import Function, Ufunc, ndarray, unsupported
-from standin_cuda import CuBLAS
-from standin_kernels import cuda_source
+
+from tests.standin import cuda as standin_cuda
+from tests.standin import kernels as standin_kernels
+from tests.standin.arrays import Function, Ufunc, ndarray, unsupported
+from tests.standin.cuda import CuBLAS
+from tests.standin.kernels import cuda_source
+from tests.standin.signatures import TABLE, UFUNC, bind
 
 __all__ = ["Counts", "CuBLAS", "Module", "cuda_source", "make", "ndarray"]
 TYPES = "?bhilqBHILQefdFD"

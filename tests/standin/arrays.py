@@ -8,7 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from cupy_signatures import TABLE, bind
+
+from tests.standin.signatures import TABLE, bind
 
 Module = Any  # standin.Module
 

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from standin_cpp import (
+
+from tests.standin.cpp import (
     CUDA,
     CUDA_ITSELF,
     ELEMENTWISE,
@@ -29,7 +30,7 @@ from standin_cpp import (
     WARP_BY_WARP,
     WARPS,
 )
-from standin_cuda import CuBLAS
+from tests.standin.cuda import CuBLAS
 
 __all__ = ["CuBLAS", "ElementwiseKernel", "ReductionKernel", "cuda_source"]
 Module = Any  # standin.Module

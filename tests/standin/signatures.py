@@ -16,7 +16,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-FILE = Path(__file__).with_name("fixtures") / "cupy_signatures.json"
+FILE = Path(__file__).parents[1] / "fixtures" / "cupy_signatures.json"
 TABLE: dict[str, str | None] = json.loads(FILE.read_text()) if FILE.exists() else {}
 UFUNC = "*args out dtype casting"  # what `cupy.ufunc.__call__` looks for among its keywords
 NAMESPACES = [  # modules and classes whose public names are listed; "" is cupy itself

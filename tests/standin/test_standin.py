@@ -7,16 +7,16 @@ import inspect
 import pickle
 import re
 
-import cupy_signatures
 import numpy as np
 import pytest
-import standin
-import standin_cuda
-from cupy_signatures import TABLE
 from numpy.testing import assert_array_equal
 
 import minizone
 from minizone import backend
+from tests import standin
+from tests.standin import cuda as standin_cuda
+from tests.standin import signatures as cupy_signatures
+from tests.standin.signatures import TABLE
 
 HOST = np.arange(6.0, dtype=np.float32).reshape(2, 3)
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import standin
-import standin_cuda
 from numpy.testing import assert_allclose, assert_array_equal
+
+from tests import standin
+from tests.standin import cuda as standin_cuda
 
 HOST = np.arange(6.0, dtype=np.float32).reshape(2, 3)
 

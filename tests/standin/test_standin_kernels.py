@@ -7,9 +7,10 @@ import subprocess
 
 import numpy as np
 import pytest
-import standin
-import standin_kernels
 from numpy.testing import assert_allclose, assert_array_equal
+
+from tests import standin
+from tests.standin import kernels as standin_kernels
 
 HOST = np.arange(6.0, dtype=np.float32).reshape(2, 3)
 

@@ -6,7 +6,7 @@ Sums over the columns are products with ``ones`` (B,): 3 us for 400 x 100 number
 from __future__ import annotations
 
 from minizone.backend import Array, array_module
-from minizone.kernels.cpu import _mix, _unmix
+from minizone.kernels.cpu.cells import _mix, _unmix
 
 
 def normalize_forward(

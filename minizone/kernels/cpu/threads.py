@@ -12,11 +12,7 @@ from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
-
-@cache
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+from minizone.backend import cores
 
 
 def in_threads(function: Callable[[Any], Any], arguments: Sequence[Any]) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minizone.backend import Array, array_module
-from minizone.inputs import columns, parts_of
+from minizone.kernels.stacks import columns, parts_of
 
 PART = 2048  # columns in a product over several time steps: what it reads stays in the cache
 WORTH_COLUMNS = 128  # rows and columns of a matrix from which on it is worth a copy of the stack that it multiplies

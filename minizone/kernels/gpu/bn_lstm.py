@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from minizone.backend import Array
-from minizone.cuda import Kernel
+from minizone.kernels.gpu.cuda import Kernel
 
 LANES = 32  # of a warp
 

@@ -7,7 +7,7 @@ broadcast to (H, B), or are None: then 0 stands for "nobody keeps", and 1 for "n
 from __future__ import annotations
 
 from minizone.backend import Array
-from minizone.cuda import Kernel, gemm
+from minizone.kernels.gpu.cuda import Kernel, gemm
 
 
 def small_blocks(W: Array, columns: int, pieces: int = 1) -> Array:

@@ -14,7 +14,7 @@ from typing import Any
 
 from minizone import backend
 from minizone.backend import Array
-from minizone.workspace import Workspace
+from minizone.kernels.workspace import Workspace
 
 CUBLAS_WORKSPACE = 32 * 2**20  # bytes; what NVIDIA advises for its latest GPUs
 MOST_WORKSPACES = 16  # kept for the next sequence of the same shapes

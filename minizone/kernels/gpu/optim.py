@@ -6,7 +6,7 @@ The host does not know the norm: it is an array (), and a kernel that finds it n
 from __future__ import annotations
 
 from minizone.backend import Array, array_module
-from minizone.cuda import Kernel
+from minizone.kernels.gpu.cuda import Kernel
 
 _LIMITS = "T norm, T clip, T rate, bool subtract"
 _PREAMBLE = """

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from minizone.backend import Array, array_module
-from minizone.cuda import Kernel, Reduction
-from minizone.inputs import columns
+from minizone.kernels.gpu.cuda import Kernel, Reduction
+from minizone.kernels.stacks import columns
 
 PART = 2**62  # columns in a product over several time steps: all of them
 

@@ -1,0 +1,1 @@
+"""The arithmetic around the matrix products, in place in NumPy."""
