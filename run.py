@@ -34,7 +34,7 @@ TASKS: dict[str, Any] = {
 USAGE = """usage: python run.py TASK [flags]          train; the flags of a task: python run.py TASK --help
        python run.py plot RUN [RUN ...]    learning curves of runs
        python run.py report [RUNS_DIR]     tables of runs
-       python run.py conformance MODULE:ADAPTER    is THIS a correct zoneout? (minizone/conformance.py)
+       python run.py conformance MODULE:ADAPTER    is THIS a correct zoneout? (minizone/conformance/__init__.py)
        python run.py export RUN            best weights of a run in PyTorch's names; --load-path takes them back
 
 tasks (sections of the paper):
@@ -91,7 +91,7 @@ class Conformance:
     """Is THIS a correct zoneout? Ends with status 0 when all invariants pass, with 1 when one fails."""
 
     adapter: tyro.conf.Positional[str]
-    """MODULE:ADAPTER, a class that makes the implementation runnable (minizone/conformance.py has an example); MODULE
+    """MODULE:ADAPTER, a class that makes the implementation runnable (minizone/conformance/__init__.py has an example); MODULE
     is a .py file or an importable module, for example minizone.conformance:Layer."""
     save: str | None = None
     """Also write the table, below the name of the adapter, into this file."""

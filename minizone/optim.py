@@ -71,7 +71,7 @@ class Optimizer:
         array () which the host has not seen yet; there such an update counts in ``steps``.
         Raises ValueError when a parameter has no gradient; then nothing has changed, the other gradients neither.
         """
-        g, kernels = self._g, kernels_for(self.flat).optim
+        g, kernels = self._g, kernels_for(self.flat)
         _gather_gradients(self.parameters, g)
         norm = kernels.norm(g)
         if isinstance(norm, float) and not math.isfinite(norm):

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_optim import SHAPES, N, flat, give, gradients, parameters, updates
 
 from minizone import Tensor
 from minizone.kernels.cpu import optim as cpu_optim
 from minizone.optim import SGD, Adam, Momentum, Optimizer, RMSProp, decayed, make
 from minizone.runs import files as checkpoint
 from tests.helpers import assert_same
+from tests.test_optim import SHAPES, N, flat, give, gradients, parameters, updates
 
 KINDS = [SGD, Momentum, RMSProp, Adam]
 CLIPPINGS = [{}, {"clip": 0.05, "clip_what": "step"}, {"clip": 0.05, "clip_what": "gradient"}]

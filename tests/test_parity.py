@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_training import quiet
 
 from minizone.backend import stream
 from minizone.data.characters import TextDataset
 from minizone.experiments.char_ptb import PRESETS, CharPTB, CharSettings
 from minizone.optim import make
+from tests.runs.test_training import quiet
 
 UPDATES = 50
 RECORDED = Path(__file__).parent / "fixtures" / "torch_losses.json"

@@ -12,10 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_training
-from test_export import MODELS, PLAIN, noisy
-from test_parity import RECORDED, TOLERANCES, UPDATES, experiment_in, our_losses
-from test_training import quiet
 
 from minizone.autograd.tensor import no_grad
 from minizone.backend import stream
@@ -23,6 +19,10 @@ from minizone.commands.export import export
 from minizone.experiments.char_ptb import CharPTB
 from minizone.runs.torch_names import from_torch, to_torch
 from minizone.runs.training import fit
+from tests.commands.test_export import MODELS, PLAIN, noisy
+from tests.runs import test_training
+from tests.runs.test_training import quiet
+from tests.test_parity import RECORDED, TOLERANCES, UPDATES, experiment_in, our_losses
 
 torch = pytest.importorskip("torch")
 

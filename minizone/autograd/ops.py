@@ -81,7 +81,7 @@ class MatMul(Function):
     def forward(self, a: Array, b: Array) -> Array:
         self.a, self.b = a, b
         self.one_for_all = a.ndim == 2 and b.ndim == 3  # one matrix for a stack: what it multiplies are columns
-        self.times_columns = kernels_for(b).tokens.times_columns if self.one_for_all else array_module(b).matmul
+        self.times_columns = kernels_for(b).times_columns if self.one_for_all else array_module(b).matmul
         return self.times_columns(a, b)
 
     def backward(self, gy: Array) -> tuple[Array | None, Array | None]:
@@ -244,7 +244,7 @@ class SoftmaxCrossEntropy(Function):
             raise TypeError(f"SoftmaxCrossEntropy: targets must be integers, got {targets.dtype}")
         if not targets.size:
             raise ValueError("a mean needs at least one column")
-        self.kernels, self.targets = kernels_for(scores).tokens, targets
+        self.kernels, self.targets = kernels_for(scores), targets
         self.p, loss = self.kernels.cross_entropy_forward(scores, targets)
         return loss
 

@@ -41,7 +41,7 @@ class Embed(Function):
     """Columns of W (D, V) for tokens (T, B): x (T, D, B)."""
 
     def forward(self, W: Array, tokens: Array) -> Array:
-        self.tokens, self.V, self.kernels = tokens, W.shape[1], kernels_for(W).tokens
+        self.tokens, self.V, self.kernels = tokens, W.shape[1], kernels_for(W)
         self.kernels.check_tokens(tokens, self.V)
         return self.kernels.take_columns(W, tokens)
 

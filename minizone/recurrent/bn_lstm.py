@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from minizone import kernels
 from minizone.autograd.tensor import Function, Tensor
 from minizone.backend import Array, array_module
-from minizone.kernels import CPU, kernels_for
+from minizone.kernels import kernels_for
 from minizone.kernels.cpu.threads import follower
 from minizone.kernels.gpu.cuda import workspace
 from minizone.kernels.stacks import parts_of
@@ -219,7 +220,7 @@ class BNLSTMSequence(Function):
             raise ValueError("a minibatch of no examples has no statistics")
         dtype = xp.result_type(*(v for v in (x, *arguments) if v.dtype.kind in "fc"))
         key = T, B, H, str(dtype), self.given is None, self.epsilon, *map(signature, self.masks)
-        on_cpu = self.kernels is CPU
+        on_cpu = self.kernels is kernels.cpu
         place = workspace(xp, None if on_cpu or self.record else (type(self), *key))
         self.steps = list(
             zip(
@@ -241,10 +242,10 @@ class BNLSTMSequence(Function):
         ]
         W, ones = place.hold("W", W_h, dtype)[None, None], place.hold("ones", xp.ones(B, dtype))
         scratch = place.room("scratch", (8 * H, B), dtype)
-        product, step = self.kernels.cells.product, self.kernels.batch_norm.bn_lstm_forward
+        product, step = self.kernels.product, self.kernels.bn_lstm_forward
         if x.dtype.kind in "iu":
-            self.kernels.tokens.check_tokens(x, W_x.shape[1])
-        project = self.kernels.tokens.projector(x, W_x, s_hat[:, : 4 * H])
+            self.kernels.check_tokens(x, W_x.shape[1])
+        project = self.kernels.projector(x, W_x, s_hat[:, : 4 * H])
 
         def steps() -> None:
             for t, (keep_h, keep_c, input_mask, hidden_mask) in enumerate(self.steps):
@@ -284,7 +285,7 @@ class BNLSTMSequence(Function):
         room = place.room("room", (H, B), dtype)
         if self.record:
             self.record.states, self.record.candidates = ([xp.empty((T, H, B), dtype) for _ in "hc"] for _ in "sc")
-        add_product, step = self.kernels.cells.add_product, self.kernels.batch_norm.bn_lstm_backward
+        add_product, step = self.kernels.add_product, self.kernels.bn_lstm_backward
 
         def steps_back(part: slice) -> None:
             for t in reversed(range(part.start, part.stop)):
@@ -304,7 +305,7 @@ class BNLSTMSequence(Function):
         dx = xp.empty((T, W_x.shape[1], B), dtype) if self.needs[0] else None
         dW_x, dW_h = xp.zeros(W_x.shape, dtype), xp.zeros(W_h.shape, dtype)
         with follower(worth_following(W_h, T, B)) as later:
-            for part in reversed(parts_of(T, B, self.kernels.tokens.PART)):
+            for part in reversed(parts_of(T, B, self.kernels.PART)):
                 place.loop(("back", *(g is None for g in outs)), partial(steps_back, part))
                 later(self._add_products, part, x[part], s_hat[part], h[part], dx, dW_x, dW_h)
         self.kept = None
@@ -332,7 +333,7 @@ class BNLSTMSequence(Function):
         if len(below) > H + 1:
             dW_x += of_x @ below[H + 1 :].reshape(D, n * B).T
         else:
-            self.kernels.tokens.add_up_tokens(of_x, x, dW_x)
+            self.kernels.add_up_tokens(of_x, x, dW_x)
         if dx is not None:
             dx[part] = (W_x.T @ of_x).reshape(D, n, B).transpose(1, 0, 2)
 

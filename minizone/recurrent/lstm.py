@@ -129,17 +129,17 @@ class LSTMSequence(Recurrence):
 
     def step(self, t: int, block: Block) -> None:
         (h, c), a, kept = block.states, self.recur(t, block), block.kept[t]  # kept: tanh(c~)
-        self.kernels.cells.lstm_forward(a, h[t], c[t], *block.masks[t][:3], h[t + 1], c[t + 1], kept, block.scratch)
+        self.kernels.lstm_forward(a, h[t], c[t], *block.masks[t][:3], h[t + 1], c[t + 1], kept, block.scratch)
 
     def step_back(self, t: int, block: Block, d: list[Array], more: list[Any], d_old: list[Array]) -> None:
         self.gates_back(t, block, d, more, d_old)
-        product = self.kernels.cells.add_product
+        product = self.kernels.add_product
         product(block.W[0], block.a[t], d_old[0], block.masks[t][-1], d[0], block.scratch)
 
     def gates_back(self, t: int, block: Block, d: list[Array], more: list[Any], d_old: list[Array]) -> None:
         """The part of a step back that has no product in it."""
         a, c, masks = block.a[t], block.states[1], block.masks[t][:3]
-        self.kernels.cells.lstm_backward(a, c[t], block.kept[t], *masks, *d, *more, *d_old, block.scratch)
+        self.kernels.lstm_backward(a, c[t], block.kept[t], *masks, *d, *more, *d_old, block.scratch)
 
 
 class OutputGateSequence(LSTMSequence):
@@ -229,7 +229,7 @@ class GRUSequence(Recurrence):
 
     def step(self, t: int, block: Block) -> None:
         h, a, (keep_h, input_mask, _) = block.states[0], block.a[t], block.masks[t]
-        H, seen, scratch, cells = len(h[t]), self.see(t, block), block.scratch, self.kernels.cells
+        H, seen, scratch, cells = len(h[t]), self.see(t, block), block.scratch, self.kernels
         cells.add_product(block.W[0], seen, a[: 2 * H], None, scratch[: 2 * H], scratch)
         cells.gru_gates_forward(a, seen, block.kept[t])  # kept: r * h
         cells.add_product(block.W[1], block.kept[t], a[2 * H :], None, scratch[:H], scratch)
@@ -237,7 +237,7 @@ class GRUSequence(Recurrence):
 
     def step_back(self, t: int, block: Block, d: list[Array], more: list[Any], d_old: list[Array]) -> None:
         h, a, (keep_h, input_mask, hidden_mask) = block.states[0], block.a[t], block.masks[t]
-        (dh,), (dh_old,), H, scratch, cells = d, d_old, len(d[0]), block.scratch, self.kernels.cells
+        (dh,), (dh_old,), H, scratch, cells = d, d_old, len(d[0]), block.scratch, self.kernels
         cells.gru_backward(a, h[t], keep_h, input_mask, dh, *more, dh_old, scratch)
         d_reset = cells.product(block.W[1], a[2 * H :], dh, scratch)  # of r * h
         seen = h[t] if block.seen is None else block.seen[t]
@@ -256,10 +256,10 @@ class TanhSequence(Recurrence):
 
     def step(self, t: int, block: Block) -> None:
         h, a = block.states[0], self.recur(t, block)
-        self.kernels.cells.rnn_forward(a, h[t], block.masks[t][0], self.relu, h[t + 1], block.scratch)
+        self.kernels.rnn_forward(a, h[t], block.masks[t][0], self.relu, h[t + 1], block.scratch)
 
     def step_back(self, t: int, block: Block, d: list[Array], more: list[Any], d_old: list[Array]) -> None:
-        a, (keep_h, _, hidden_mask), cells = block.a[t], block.masks[t], self.kernels.cells
+        a, (keep_h, _, hidden_mask), cells = block.a[t], block.masks[t], self.kernels
         cells.rnn_backward(a, keep_h, self.relu, *d, *more, *d_old)
         cells.add_product(block.W[0], a, d_old[0], hidden_mask, d[0], block.scratch)
 

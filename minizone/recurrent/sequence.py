@@ -14,13 +14,15 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from minizone import kernels
 from minizone.autograd.tensor import Function, Tensor
 from minizone.backend import Array, array_module, cores
-from minizone.kernels import CPU, Kernels, kernels_for
+from minizone.kernels import kernels_for
 from minizone.kernels.cpu import cells as cpu
 from minizone.kernels.cpu import tokens as cpu_tokens
 from minizone.kernels.cpu.threads import follower, in_threads, one_blas_thread
@@ -85,7 +87,7 @@ class Recurrence(Function):
     sigmoids: int  # how many of them are: half of their pre-activations is computed, since sigmoid(a) = (tanh(a/2)+1)/2
     keeps_more = True  # whether the cell uses `Block.kept`
     replayable = True  # whether a step allocates nothing, and so can be recorded
-    kernels: Kernels
+    kernels: ModuleType
 
     def __init__(
         self,
@@ -128,7 +130,7 @@ class Recurrence(Function):
 
     def recur(self, t: int, block: Block) -> Array:
         """The pre-activations a[t] of all gates: what comes from the inputs and what comes from h_{t-1}."""
-        a, scratch, cells = block.a[t], block.scratch, self.kernels.cells
+        a, scratch, cells = block.a[t], block.scratch, self.kernels
         if block.below is not None:
             return cells.product(block.W[0], block.below[t], a, scratch)
         cells.add_product(block.W[0], self.see(t, block), a, None, scratch[: len(a)], scratch)
@@ -155,8 +157,8 @@ class Recurrence(Function):
         self.kernels = kernels_for(W_h)
         check_shapes(sum(self.groups), x, tuple(initial), W_x, W_h, b)
         if x.dtype.kind in "iu":
-            self.kernels.tokens.check_tokens(x, W_x.shape[1])
-        xp, T, B, H, cells = array_module(W_h), x.shape[0], x.shape[-1], W_h.shape[1], self.kernels.cells
+            self.kernels.check_tokens(x, W_x.shape[1])
+        xp, T, B, H, cells = array_module(W_h), x.shape[0], x.shape[-1], W_h.shape[1], self.kernels
         dtype = xp.result_type(*(v for v in (x, *arguments) if v.dtype.kind in "fc"))
         slices, joined = column_blocks(W_h, B), self.is_joined(x, H)
         outputs = [xp.empty((T, H, B), dtype) for _ in initial] if len(slices) > 1 else []
@@ -169,7 +171,7 @@ class Recurrence(Function):
             block = self._block(columns, x_block, W, joined, dtype, H, B)
             for state, start in zip(block.states, initial, strict=True):
                 state[0] = start[:, columns]
-            project = None if joined else self.kernels.tokens.projection(x_block, W_x, b, block.a)
+            project = None if joined else self.kernels.projection(x_block, W_x, b, block.a)
 
             def steps() -> None:
                 for t in range(T):
@@ -194,7 +196,7 @@ class Recurrence(Function):
         """Arrays for some of the B columns, with weights, masks and, where they are joined, inputs x (T, D, b)."""
         xp, (T, b), gates, n = array_module(x), (x.shape[0], x.shape[-1]), sum(self.groups), len(self.masks) - 2
         key = (type(self), x.shape, *(w.shape for w in W), str(dtype), joined, *map(signature, self.masks))
-        replayable = self.replayable and self.record is None and self.kernels is not CPU
+        replayable = self.replayable and self.record is None and self.kernels is not kernels.cpu
         place = workspace(xp, key if replayable else None)
         masks = (
             per_step(place.hold(f"mask {k}", of_columns(mask, columns, B), dtype), (T, H, b))
@@ -222,7 +224,7 @@ class Recurrence(Function):
         x, *initial, W_x, W_h, _ = self.arrays
         if not self.blocks:  # a second backward pass: the first one has overwritten the gates
             self.forward(*self.arrays)
-        xp, T, B, H, cells = array_module(W_h), x.shape[0], x.shape[-1], W_h.shape[1], self.kernels.cells
+        xp, T, B, H, cells = array_module(W_h), x.shape[0], x.shape[-1], W_h.shape[1], self.kernels
         dtype = self.blocks[0].a.dtype
         d_initial = [xp.empty((H, B), dtype) for _ in initial]
         arranged, n, widest = (
@@ -237,7 +239,7 @@ class Recurrence(Function):
         ]
         if self.record:
             self.record.states, self.record.candidates = ([xp.empty((T, H, B), dtype) for _ in initial] for _ in "sc")
-        parts = parts_of(T, B, self.kernels.tokens.PART)
+        parts = parts_of(T, B, self.kernels.PART)
         gradients = WeightGradients(self, x, W_x, H, dtype)
 
         def run(block: Block, later: Callable[..., Any] = lambda *nothing: None) -> None:

@@ -62,5 +62,5 @@ class WeightGradients:
         if len(below) == H + 1 < self.dW.shape[1]:
             if self.is_first:
                 self.dW[:, H + 1 :] = 0
-            kernels_for(da).tokens.add_up_tokens(da, x, self.dW[:, H + 1 :])
+            kernels_for(da).add_up_tokens(da, x, self.dW[:, H + 1 :])
         self.is_first = False

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_ops import as_tuple, every_row
 
 from minizone import Device, Embedding, Linear, Tensor, Zoneout
 from minizone.autograd import ops
 from minizone.backend import array_module, bernoulli, normal, stream, to_host, to_numbers
+from tests.autograd.test_ops import as_tuple, every_row
 
 TOLERANCE = {np.float32: 1e-4, np.float64: 1e-10}
 

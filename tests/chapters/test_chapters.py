@@ -52,9 +52,8 @@ def test_a_chapter_shows_what_it_showed(tmp_path, chapter):
 
 
 @names
-def test_a_chapter_is_short_and_opens_with_its_claim(chapter):
+def test_a_chapter_opens_with_its_claim(chapter):
     text = chapter.read_text()
-    assert len(text.splitlines()) < 200
     number = int(chapter.name[:2])
     first = text.split("# %%")[1]
     assert first.startswith(f" [markdown]\n# # {number}. ")

@@ -6,7 +6,8 @@ import importlib.util
 import sys
 
 import pytest
-from test_chapters import CHAPTERS
+
+from tests.chapters.test_chapters import CHAPTERS
 
 LONG = ("09_char_ptb", "10_word_ptb", "11_text8", "13_addition")  # the stand-in needs 10 s and more for these
 chapters = [pytest.param(c, marks=pytest.mark.slow if c.stem in LONG else (), id=c.stem) for c in CHAPTERS]

@@ -7,11 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import test_pmnist
-import test_seq2seq
-import test_training
-import test_word_ptb
-from test_training import quiet, same_run
 
 from minizone.experiments.char_ptb import CharPTB
 from minizone.experiments.pmnist import PMNIST
@@ -22,6 +17,9 @@ from minizone.experiments.word_ptb import WordPTB
 from minizone.runs.files import load_arrays, save_arrays
 from minizone.runs.torch_names import from_torch, to_torch
 from minizone.runs.training import fit
+from tests.experiments import test_pmnist, test_seq2seq, test_word_ptb
+from tests.runs import test_training
+from tests.runs.test_training import quiet, same_run
 
 PLAIN = replace(test_training.TINY, epochs=1, z_prob_cells=0.0, z_prob_states=0.0)
 MODELS = {

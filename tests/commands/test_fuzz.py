@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_images import ARRAYS, idx
-from test_text8 import RAW, zipped
 
 from minizone.data import images, load_characters, load_images, load_text8, load_words
 from minizone.data.download import KNOWN_FILES
 from minizone.errors import UserError
 from minizone.runs import files as checkpoint
 from minizone.runs import training
+from tests.data.test_images import ARRAYS, idx
+from tests.experiments.test_text8 import RAW, zipped
 from tests.helpers import SMALL, known
 from tests.helpers.fuzz import ABSURD, damaged, edited, judged, little_memory
 

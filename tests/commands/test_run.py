@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from test_training import same_run
 
 from minizone.runs.files import read_rows
+from tests.runs.test_training import same_run
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = shlex.split(

@@ -167,7 +167,7 @@ def test_the_command_prints_the_table_and_its_exit_status_says_whether_all_passe
     right = conformance("minizone.conformance:Layer", "--save", tmp_path / "folder" / "layer.txt")
     assert right.returncode == 0 and right.stderr == "" and right.stdout.endswith("16 pass, 0 FAIL, 0 not offered\n")
     assert (tmp_path / "folder" / "layer.txt").read_text().endswith(right.stdout)
-    wrong = conformance(ROOT / "tests" / "museum.py:OneMask")
+    wrong = conformance(ROOT / "tests" / "conformance" / "museum.py:OneMask")
     assert wrong.returncode == 1 and "15 pass, 1 FAIL" in wrong.stdout
     (row,) = (line for line in wrong.stdout.splitlines() if "FAIL  " in line)
     assert row.startswith("apart: ") and "correlation of the masks of h and c 1.000" in row and "state mask" in row

@@ -5,8 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_run import command, refused
-from test_training import quiet, same_run
 
 import minizone.runs.plotting as plotting
 from minizone import Tensor, UserError, gradcheck
@@ -14,7 +12,9 @@ from minizone.backend import stream
 from minizone.experiments.semantic import PRESETS, Semantic, linear_zoneout, linear_zoneout_unrolled
 from minizone.runs.files import load_arrays, read_rows
 from minizone.runs.training import Interrupted, fit
+from tests.commands.test_run import command, refused
 from tests.helpers import ROUNDING, assert_same, normal
+from tests.runs.test_training import quiet, same_run
 
 TINY = replace(PRESETS["quick"], epochs=2, updates_per_epoch=6)
 EYE = np.eye(2)

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_training import quiet, same_run
 
 import minizone.layers.recurrent
 from minizone import Tensor, UserError
@@ -19,6 +18,7 @@ from minizone.recurrent.cells import lstm_cell
 from minizone.runs.files import read_rows
 from minizone.runs.training import Interrupted, fit
 from tests.helpers import assert_same
+from tests.runs.test_training import quiet, same_run
 
 TINY = replace(
     PRESETS["quick"], hidden_size=8, batch_size=10, updates_per_epoch=3, valid_examples=20, epochs=2,

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_training import quiet
 
 import minizone.runs.training as training
 from minizone.data import load_words
@@ -26,6 +25,7 @@ from minizone.runs.files import load_arrays, read_rows
 from minizone.runs.settings import RunSettings
 from minizone.runs.training import fit
 from tests.helpers import rng
+from tests.runs.test_training import quiet
 
 SMALL = {"hidden_size": 5, "epochs": 1, "preset": "quick"}
 CHAR = replace(

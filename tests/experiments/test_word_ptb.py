@@ -8,7 +8,6 @@ from functools import cache
 
 import numpy as np
 import pytest
-from test_training import quiet, same_run
 
 import minizone.runs.training as training
 from minizone import Tensor
@@ -21,6 +20,7 @@ from minizone.layers import init
 from minizone.runs.files import load_arrays, read_rows
 from minizone.runs.training import Interrupted, fit
 from tests.helpers import real_data, rng
+from tests.runs.test_training import quiet, same_run
 
 TINY = replace(
     PRESETS["quick"],

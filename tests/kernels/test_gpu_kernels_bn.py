@@ -14,13 +14,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_gpu_kernels import MORE, STEPS, assert_close, both_dtypes, check, every_kind, run, step_arguments
 
-from minizone.kernels import GPU
+from minizone.kernels import gpu as package
 from minizone.kernels.gpu import bn_lstm as gpu_bn
 from minizone.kernels.gpu import cuda
 from minizone.kernels.gpu.cuda import Kernel, Reduction
 from tests import standin
+from tests.kernels.test_gpu_kernels import (
+    MORE,
+    STEPS,
+    assert_close,
+    both_dtypes,
+    check,
+    every_kind,
+    run,
+    step_arguments,
+)
 from tests.standin.kernels import C_TYPES
 
 every_step_of_bn = pytest.mark.parametrize("name", [name for name in STEPS if name.startswith("bn")])
@@ -58,7 +67,10 @@ LETTERS = {
     "float": {"T": "float32", "I": "int32", "J": "int64"},
     "double": {"T": "float64", "I": "uint8", "J": "int64"},
 }
-KERNELS = [each for module in GPU for each in vars(module).values() if isinstance(each, Kernel | Reduction)]
+FILES = ("cells", "bn_lstm", "tokens", "optim")
+KERNELS = [
+    each for file in FILES for each in vars(getattr(package, file)).values() if isinstance(each, Kernel | Reduction)
+]
 KERNELS += [gpu_bn._kernel(parts, 32) for parts in (gpu_bn._FORWARD, gpu_bn._BACKWARD)]
 
 

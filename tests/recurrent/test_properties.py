@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_lstm_execution import LAYOUTS
 
 from minizone import Tensor, Zoneout, bn_lstm, gru, lstm, rnn
 from minizone.autograd.ops import softmax_cross_entropy
@@ -29,6 +28,7 @@ from minizone.optim import make
 from minizone.recurrent.bn_lstm import Statistics
 from minizone.recurrent.cells import bn_lstm_unrolled, gru_unrolled, lstm_unrolled, rnn_unrolled
 from tests.helpers import LOSSES, LOSSES_OF_H, SHAPES, Arrays, problem, rng, tensors
+from tests.recurrent.test_lstm_execution import LAYOUTS
 
 MANY = settings(max_examples=120, deadline=None, derandomize=True)  # the same cases in every run
 SOME = settings(MANY, max_examples=40)
@@ -320,7 +320,7 @@ def split(flat: np.ndarray, model: Module) -> list[np.ndarray]:
 
 def train_every_task(seed: int) -> dict[str, Any]:
     """Of every task, a tiny run: the names of the parameters in their order, and a checksum of the last checkpoint."""
-    from test_gpu_training import TINY, train  # not above: it brings the stand-in for CuPy along
+    from tests.runs.test_gpu_training import TINY, train  # not above: it brings the stand-in for CuPy along
 
     found = {}
     with tempfile.TemporaryDirectory() as folder:

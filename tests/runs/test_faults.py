@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 import pytest
-from test_training import same_run
 
 from minizone.runs.files import load_arrays, read_rows, save_arrays
+from tests.runs.test_training import same_run
 
 if sys.platform != "linux":
     pytest.skip("signals, locks and limits of Linux", allow_module_level=True)

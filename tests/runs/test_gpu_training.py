@@ -10,13 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_gradients
-import test_pmnist
-import test_semantic
-import test_seq2seq
-import test_training
-import test_word_ptb
-from test_text_models import CASES, TEXT8, outcome, quickly, quiet  # noqa: F401  (quickly is a fixture)
 
 from minizone import UserError, backend
 from minizone.experiments.char_ptb import CharPTB
@@ -29,6 +22,9 @@ from minizone.experiments.word_ptb import WordPTB
 from minizone.runs import training
 from minizone.runs.files import load_arrays, read_rows
 from minizone.runs.training import Interrupted, fit
+from tests.experiments import test_gradients, test_pmnist, test_semantic, test_seq2seq, test_word_ptb
+from tests.experiments.test_text_models import CASES, TEXT8, outcome, quickly, quiet  # noqa: F401  (quickly is a fixture)
+from tests.runs import test_training
 
 TINY: dict[str, tuple[Any, Any]] = {
     "char-ptb": (CharPTB, test_training.TINY),
