@@ -81,8 +81,8 @@ class MatMul(Function):
     def forward(self, a: Array, b: Array) -> Array:
         self.a, self.b = a, b
         self.one_for_all = a.ndim == 2 and b.ndim == 3  # one matrix for a stack: what it multiplies are columns
-        self.times_columns = kernels_for(b).times_columns if self.one_for_all else array_module(b).matmul
-        return self.times_columns(a, b)
+        self.times_stack = kernels_for(b).times_stack if self.one_for_all else array_module(b).matmul
+        return self.times_stack(a, b)
 
     def backward(self, gy: Array) -> tuple[Array | None, Array | None]:
         a, b, xp = self.a, self.b, array_module(gy)
@@ -95,7 +95,7 @@ class MatMul(Function):
             ga = columns(gy) @ columns(b).T if self.one_for_all else gy @ xp.swapaxes(b2, -1, -2)
             ga = ga.reshape(ga.shape[:-2] + ga.shape[-1:]) if a.ndim == 1 else ga
         if self.needs[1]:
-            gb = self.times_columns(xp.swapaxes(a2, -1, -2), gy)
+            gb = self.times_stack(xp.swapaxes(a2, -1, -2), gy)
             gb = gb.reshape(gb.shape[:-1]) if b.ndim == 1 else gb
         return ga, gb
 

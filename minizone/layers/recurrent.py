@@ -13,8 +13,11 @@ from minizone.kernels.stacks import columns
 from minizone.layers import init
 from minizone.layers.module import Buffer, Module, Parameter
 from minizone.layers.regularizers import dropout_mask, input_mask
-from minizone.recurrent.bn_lstm import Statistics, bn_lstm
-from minizone.recurrent.lstm import gru, lstm, rnn
+from minizone.recurrent.bn_lstm import bn_lstm
+from minizone.recurrent.gru import gru
+from minizone.recurrent.lstm import lstm
+from minizone.recurrent.rnn import rnn
+from minizone.recurrent.statistics import Statistics
 from minizone.zoneout import Zoneout, check_probability
 
 State = tuple[Tensor, ...]  # (h, c) of an LSTM, (h,) of the others; each (H, B), or (T, H, B) for all time steps
