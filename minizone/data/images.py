@@ -1,4 +1,9 @@
-"""Images for models that read one pixel at a time: MNIST, and scikit-learn's 8x8 digits in its stead."""
+"""Images for models that read one pixel at a time: MNIST, and its stand-in, the 8x8 digits of UCI.
+
+The digits are a file of the package, `digits.npz`: 1,797 images of the data set "Optical Recognition of Handwritten
+Digits" by E. Alpaydin and C. Kaynak (UCI Machine Learning Repository, https://doi.org/10.24432/C50P49), published under
+CC BY 4.0. `digits.md`, beside the file, says how it was made.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +24,7 @@ MNIST_FILES = tuple(
     f"mnist/{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
 )
 HELD_OUT = 10_000  # the last of MNIST's 60,000 training images, which are for validation, as with the authors
+DIGITS_FILE = Path(__file__).with_name("digits.npz")
 DIGITS_SIZES = (1257, 270)  # train, valid; the other 270 of 1,797 are test, so 70 / 15 / 15 in a hundred
 ORDERS = ("true", "authors", "none")
 
@@ -131,8 +137,8 @@ def load_images(
     ----------
     dataset : {"auto", "mnist", "digits"}
         "mnist": MNIST or an error: 50,000 / 10,000 / 10,000 images of 28x28, validation being the last 10,000 of the
-        training file, as with the paper's authors. "digits": the 1,797 8x8 digits that scikit-learn carries, which
-        stand in for it: 1,257 / 270 / 270, in an order that is always the same. "auto": MNIST if it is in the data
+        training file, as with the paper's authors. "digits": the 1,797 8x8 digits of UCI, the stand-in:
+        1,257 / 270 / 270 images in an order that is always the same. "auto": MNIST if it is in the data
         folder or can be downloaded, else the digits, with one line through `say`; but no stand-in where a `data_dir`
         was asked for, and none for an MNIST file that is there and broken.
     data_dir : str, Path or None
@@ -208,20 +214,21 @@ def _read_idx(raw: bytes, name: str, dimensions: int) -> np.ndarray:
 
 
 def _load_digits() -> ImageDataset:
-    """Load the stand-in, in an order in which all classes and all writers are mixed."""
-    try:
-        from sklearn.datasets import load_digits  # here, because it takes a second
-    except ImportError as error:
-        raise UserError("the stand-in needs scikit-learn: pip install -r requirements.txt") from error
-    digits = load_digits()
-    every = Images(digits.images.astype(np.uint8), digits.target.astype(np.uint8))  # (1797, 8, 8) in 0..16, (1797,)
-    sha256 = {
-        "sklearn.datasets.load_digits": hashlib.sha256(every.pixels.tobytes() + every.labels.tobytes()).hexdigest()
-    }
-    mixed = every[stream(0, "digits").permutation(len(every))]
+    """Load the 8x8 digits of UCI, shuffled: the file has them writer by writer."""
+    with np.load(DIGITS_FILE, allow_pickle=False) as arrays:
+        digits = Images(arrays["pixels"], arrays["labels"])  # (1797, 8, 8) from 0 to 16, and (1797,)
+    sha256 = hashlib.sha256(digits.pixels.tobytes() + digits.labels.tobytes()).hexdigest()
+    shuffled = digits[stream(0, "digits").permutation(len(digits))]
     n_train, n_valid = DIGITS_SIZES
-    train, rest = mixed[:n_train], mixed[n_train:]
-    return ImageDataset("8x8 digits (stand-in)", train, rest[:n_valid], rest[n_valid:], 16, sha256)
+    train, rest = shuffled[:n_train], shuffled[n_train:]
+    return ImageDataset(
+        name="8x8 digits (stand-in)",
+        train=train,
+        valid=rest[:n_valid],
+        test=rest[n_valid:],
+        maximum=16,
+        sha256={DIGITS_FILE.name: sha256},
+    )
 
 
 def _pool(images: Images, k: int) -> Images:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import sys
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minizone.data import images, load_images, permutation
+from minizone.data import Images, images, load_images, permutation
 from minizone.data.download import KNOWN_FILES, MissingFile
 from minizone.errors import UserError
 from tests.helpers import SEVERAL, check_stand_in, known, real_data, rng
@@ -204,40 +203,40 @@ def test_auto_takes_mnist_without_a_word(small_mnist, monkeypatch):
 
 
 def test_digits_are_all_there_in_three_splits():
-    from sklearn.datasets import load_digits
-
     data = load_images("digits")
     assert data.name == "8x8 digits (stand-in)" and (data.maximum, data.shape, data.steps) == (16, (8, 8), 64)
-    assert [len(getattr(data, split)) for split in SPLITS] == [1257, 270, 270]
-    original = load_digits()
-    expected = sorted((*image.ravel(), label) for image, label in zip(original.images, original.target, strict=True))
     parts = [getattr(data, split) for split in SPLITS]
+    assert [len(part) for part in parts] == [1257, 270, 270]
     assert all(part.pixels.dtype == part.labels.dtype == np.uint8 for part in parts)
-    assert expected == sorted(
-        (*image.ravel(), label) for part in parts for image, label in zip(part.pixels, part.labels, strict=True)
-    )
     assert data.scaled(data.train).max() == 1 and data.pooled(2).name == "8x8 digits (stand-in), pooled to 4x4"
+    with np.load(images.DIGITS_FILE) as file:
+        original = Images(file["pixels"], file["labels"])
+    assert rows(original) == sorted(row for part in parts for row in rows(part))
+
+
+def rows(images: Images) -> list[tuple[int, ...]]:
+    """The pixels and the label of each image, sorted, so that data sets can be compared whatever their order."""
+    return sorted((*pixels.ravel(), label) for pixels, label in zip(images.pixels, images.labels, strict=True))
+
+
+def test_digits_are_those_of_scikit_learn():
+    datasets = pytest.importorskip("sklearn.datasets")
+    expected = datasets.load_digits()
+    with np.load(images.DIGITS_FILE) as file:
+        np.testing.assert_array_equal(file["pixels"], expected.images)
+        np.testing.assert_array_equal(file["labels"], expected.target)
 
 
 def test_digits_come_in_the_same_mixed_order_every_time():
     one, two = load_images("digits"), load_images("digits", "ignored")
     np.testing.assert_array_equal(one.train.pixels, two.train.pixels)
-    assert one.sha256 == two.sha256
     # On every machine and in every version: numbers measured on one split must not be compared with another's.
     assert list(one.train.labels[:10]) == [9, 7, 0, 4, 6, 8, 1, 6, 1, 2]
-    assert one.sha256 == {
-        "sklearn.datasets.load_digits": "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
-    }
+    assert one.sha256 == {"digits.npz": "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"}
     for split in SPLITS:
         labels = getattr(one, split).labels
         shares = np.bincount(labels, minlength=10) / len(labels)
         np.testing.assert_allclose(shares, 0.1, atol=0.055)  # three standard deviations of a draw of 270
-
-
-def test_python_without_scikit_learn(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(UserError, match="needs scikit-learn"):
-        load_images("digits")
 
 
 # ---- the order of the pixels
