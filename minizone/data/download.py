@@ -157,28 +157,28 @@ def fetch(relative: str, data_dir: str | Path | None = None, *, offline: bool = 
     found = find(relative, data_dir)
     if found is not None:
         return found
-    known = KNOWN_FILES[relative]
     folder = (data_folder(data_dir) / relative).parent
     failures = []  # what went wrong, mirror by mirror
     dead_hosts = set()  # a second mirror on a host that does not answer would cost another timeout
-    for url in known.urls:
+    for url in KNOWN_FILES[relative].urls:
         host = urlsplit(url).netloc
         if offline:
             failures.append(f"{url} (not asked: offline)")
-        elif host in dead_hosts:
+            continue
+        if host in dead_hosts:
             failures.append(f"{url} (not asked: same host)")
-        else:
-            try:
-                return _download(url, folder, relative)
-            except _MirrorError as error:
-                failures.append(f"{url} ({error})")
-                if str(error) == NO_ANSWER:
-                    dead_hosts.add(host)
-            except OSError as error:
-                raise MissingFile(
-                    f"{relative} is missing and cannot be downloaded: the folder {folder} cannot be created or written"
-                    f" ({error.strerror or error}); give --data-dir with another folder"
-                ) from error
+            continue
+        try:
+            return _download(url, folder, relative)
+        except _MirrorError as error:
+            failures.append(f"{url} ({error})")
+            if str(error) == NO_ANSWER:
+                dead_hosts.add(host)
+        except OSError as error:
+            raise MissingFile(
+                f"{relative} is missing and cannot be downloaded: the folder {folder} cannot be created or written"
+                f" ({error.strerror or error}); give --data-dir with another folder"
+            ) from error
     raise MissingFile(
         f"{relative} is not in {data_folder(data_dir)}; mirrors: {', '.join(failures)}; "
         "put the file there (plain or .gz), or give --data-dir with the folder that has it"
