@@ -248,9 +248,7 @@ def random_data(task: str, shape: tuple[Any, ...], size: int) -> Any:
     """Text or images without any sense."""
     import numpy as np
 
-    from minizone.data.characters import TextDataset
-    from minizone.data.images import ImageDataset, Images
-    from minizone.data.words import WordDataset
+    from minizone.data import ImageDataset, Images, TextDataset
 
     (T, B, V, *_), rng = shape, np.random.default_rng(0)
     if task == "pmnist":
@@ -260,5 +258,5 @@ def random_data(task: str, shape: tuple[Any, ...], size: int) -> Any:
     text = rng.integers(0, V, size, np.uint8 if task == "char-ptb" else np.int32)
     few = text[: 2 * T * B]
     if task == "char-ptb":
-        return TextDataset("random", text, few, few, "".join(map(chr, range(32, 32 + V))), {})
-    return WordDataset("random", text, few, few, tuple(map(str, range(V))), {})
+        return TextDataset("random", text, few, few, tuple(map(chr, range(32, 32 + V))), {})
+    return TextDataset("random", text, few, few, tuple(map(str, range(V))), {}, unit="words")

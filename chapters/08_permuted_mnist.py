@@ -26,7 +26,7 @@ from minizone.experiments.pmnist import PMNIST, REFERENCE
 #
 # An image is a row of $T$ pixels $p$ in [0, 1], 784 in MNIST. At step $t$ the network sees one of them,
 # $x_t = p_{\pi(t)}$, and after the last it must name the digit. The order $\pi$ is drawn once, the same for all images
-# and all seeds. We take the 8x8 digits that scikit-learn carries: no download, and only $T = 64$ steps.
+# and all seeds. We take the 8x8 digits of UCI, a file of the package: no download, and only $T = 64$ steps.
 
 # %%
 data = load_images("digits")

@@ -62,7 +62,7 @@ check("equal scores cost log2(V) bits per character", abs(task.score(float(nothi
 # %%
 first, second = task.batches(epoch=1), task.batches(epoch=2)
 tokens, targets = first[0]
-print("one chunk:", repr("".join(task.data.symbols[k] for k in tokens[:, 0])))
+print("one chunk:", repr("".join(task.data.vocabulary[k] for k in tokens[:, 0])))
 check("what follows is what is to be predicted", (tokens[1:] == targets[:-1]).all())
 check("the chunks of an epoch do not overlap", (np.diff(np.sort(first.starts)) == 100).all())
 check("the next epoch cuts the text elsewhere", len(first.text) != len(second.text))

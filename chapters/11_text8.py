@@ -28,7 +28,7 @@ from minizone.experiments.text8 import PAPER, Text8
 text = load_text8("manual")
 print(f"{text.name}: {len(text.train):,} / {len(text.valid):,} / {len(text.test):,} characters, such as")
 print("  " + "".join(SYMBOLS[index] for index in text.train[1000:1080]))
-check("27 symbols, the blank and a to z", text.symbols == SYMBOLS and len(SYMBOLS) == 27)
+check("27 symbols, the blank and a to z", text.vocabulary == SYMBOLS and len(SYMBOLS) == 27)
 
 # %% [markdown]
 # ## What is trained

@@ -125,7 +125,7 @@ def random_lstm(options: dict[str, Any], T: int, H: int, B: int, device: Device)
 
 
 def experiment(preset: Preset, device: DeviceName) -> dict[str, np.ndarray]:
-    """The paper's experiment, on scikit-learn's 8x8 digits unless the preset is paper: see `gradients.run`."""
+    """The paper's experiment, on the 8x8 digits unless the preset is paper: see `gradients.run`."""
     paper, digits = preset == "paper", {"dataset": "digits", "eval_examples": 100}
     sizes = {"small": {"hidden_size": 24, "epochs": 1, **digits}, "quick": {"epochs": 19, **digits}, "paper": {}}
     first: Any = gradients.PRESETS["paper" if paper else "quick"]

@@ -87,10 +87,9 @@ def cupy(gpu, request) -> standin.Module:
 
 
 @pytest.fixture
-def nobody_elses_files(monkeypatch, tmp_path, request):
-    """Keep the tests off the reader's own data, cache and proxy, the real-data tests excepted."""
-    if "real_ptb" not in request.fixturenames:
-        monkeypatch.setenv("MINIZONE_DATA", str(tmp_path / "environment"))
+def nobody_elses_files(monkeypatch, tmp_path):
+    """Keep the tests off the reader's own data, cache and proxy."""
+    monkeypatch.setenv("MINIZONE_DATA", str(tmp_path / "environment"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 

@@ -29,7 +29,7 @@ class PMNISTSettings(RecurrentSettings):
     """Train a classifier of images that are read pixel by pixel (Krueger et al., 2017, section 4.3)."""
 
     dataset: Literal["auto", "mnist", "digits"] = "auto"
-    """mnist; digits: the 8x8 digits of scikit-learn, a stand-in; auto: mnist, else digits."""
+    """mnist; digits: the 8x8 digits of UCI, a stand-in; auto: mnist, else digits."""
     permutation: Literal["true", "authors"] = "true"
     """true: every pixel once; authors: theirs, drawn with replacement (501 of the 784 pixels, some of them often)."""
     unpermuted: bool = False

@@ -12,7 +12,7 @@ import numpy as np
 from minizone.autograd.ops import softmax_cross_entropy
 from minizone.autograd.tensor import Tensor
 from minizone.backend import Array, Generator, to_host
-from minizone.data import WordDataset, load_words
+from minizone.data import TextDataset, load_words
 from minizone.experiments.language import LanguageModelling
 from minizone.experiments.recurrent import initializer, input_factor, penalized, recurrent_stack
 from minizone.experiments.settings import TextSettings
@@ -31,7 +31,7 @@ class WordSettings(TextSettings):
     dataset: Literal["auto", "ptb", "manual"] = "auto"
     """ptb: Penn Treebank; manual: the Python manual, a stand-in that every Python carries; auto: ptb, else manual."""
 
-    def load(self, say: Callable[[str], None]) -> WordDataset:
+    def load(self, say: Callable[[str], None]) -> TextDataset:
         """The text that the settings name."""
         return load_words(self.dataset, self.data_dir, offline=self.offline, say=say)
 

@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
-from minizone.data import images, load_characters, load_images, load_text8, load_words
+from minizone.data import images, load_characters, load_images, load_text8
 from minizone.data.download import KNOWN_FILES
 from minizone.errors import UserError
 from minizone.runs import files as checkpoint
 from minizone.runs import training
 from tests.data.test_images import ARRAYS, idx
-from tests.experiments.test_text8 import RAW, zipped
+from tests.data.test_text8 import RAW, zipped
 from tests.helpers import SMALL, known
 from tests.helpers.fuzz import ABSURD, damaged, edited, judged, little_memory
 
@@ -90,21 +90,6 @@ def test_one_flipped_bit_is_called_by_its_hash(data):
     assert re.search(r"ubyte has sha256 \w{12}\.\.\., expected \w{12}\.\.\.: truncated or edited", said)
 
 
-@pytest.mark.parametrize("relative", FILES)
-def test_a_reader_by_itself_is_never_at_a_loss(relative, data, monkeypatch, record_property):
-    """As if the damaged file were the known one, so that nothing but the reader can notice."""
-    dataset, tried = relative.split("/")[0], 0
-    loaders = [LOADERS[dataset], *([load_words] if dataset == "ptb" else [])]
-    with little_memory():
-        for raw in (*ABSURD, *damaged(FILES[relative], 300)):
-            (data / relative).write_bytes(raw)
-            monkeypatch.setitem(KNOWN_FILES, relative, known(raw))
-            for load in loaders:
-                outcome(load, dataset, data)
-                tried += 1
-    record_property("damaged files tried", tried)
-
-
 @pytest.mark.parametrize("name", ["text8", "text8.gz", "text8.prefix", "text8.prefix.gz"])
 def test_text8_without_a_known_hash(name, data, record_property):
     (data / "text8/text8.zip").unlink()
@@ -117,19 +102,6 @@ def test_text8_without_a_known_hash(name, data, record_property):
             assert not said or name in said
             tried += 1
     record_property("damaged files tried", tried)
-
-
-@pytest.mark.parametrize("dimension", range(3))
-@pytest.mark.parametrize("size", [0, 2**16, 2**31 - 1, 2**32 - 1])
-def test_absurd_sizes_in_an_idx_header_allocate_nothing(dimension, size, data, monkeypatch):
-    relative = "mnist/train-images-idx3-ubyte"
-    raw = bytearray(FILES[relative])
-    raw[4 + 4 * dimension : 8 + 4 * dimension] = size.to_bytes(4, "big")
-    for content in (bytes(raw), bytes(raw[:4]) + size.to_bytes(4, "big") * 3 + bytes(raw[16:])):
-        (data / relative).write_bytes(content)
-        monkeypatch.setitem(KNOWN_FILES, relative, known(content))
-        with little_memory(1 << 24):
-            assert "its header announces" in outcome(load_images, "mnist", data)
 
 
 # ---- the files of a run

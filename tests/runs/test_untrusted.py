@@ -51,27 +51,6 @@ def test_an_archive_writes_nothing_anywhere(tmp_path, monkeypatch):
     assert not Path("/tmp/minizone-evil").exists()
 
 
-ARCHIVES = {
-    "without the text": archive(other=b"a b c " * 50),
-    "with nothing": archive(),
-    "that is none": b"PK\x03\x04 not a zip file",
-    "with the text in a folder": archive(**{"data/text8": b"a b c " * 50}),
-    "of more than 10^8 characters": archive(text8=bytes([32]) * 100_000_001),
-    "cut": archive(text8=b"a b c " * 50)[:60],
-    "with a wrong checksum": archive(text8=b"a b c " * 50).replace(
-        zipfile.ZipFile(io.BytesIO(archive(text8=b"a b c " * 50))).getinfo("text8").CRC.to_bytes(4, "little"), b"CRC?"
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", ARCHIVES)
-def test_an_archive_that_holds_something_else_is_a_sentence(tmp_path, monkeypatch, kind):
-    put_archive(tmp_path, monkeypatch, ARCHIVES[kind])
-    with pytest.raises(UserError, match=r"text8\.zip") as error:
-        load_text8("text8", tmp_path, offline=True)
-    assert "\n" not in str(error.value)
-
-
 # ---- pickles
 
 

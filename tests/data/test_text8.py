@@ -1,4 +1,4 @@
-"""text8: where it may lie, what may be in it, how little memory it takes, and the manual in its stead."""
+"""text8: the files it is read from, what is refused, how much memory it takes, and when the manual stands in for it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pooch
+import pooch  # type: ignore[import-untyped]
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minizone.data import TextDataset, load_characters, load_text8, text8
 from minizone.data.download import KNOWN_FILES, KnownFile
+from minizone.data.text8 import SYMBOLS
 from minizone.errors import UserError
 from tests.helpers import NOWHERE, check_stand_in, known, real_data
 
 pytestmark = pytest.mark.usefixtures("nobody_elses_files")
 SPLITS = ("train", "valid", "test")
-SYMBOLS = " abcdefghijklmnopqrstuvwxyz"
 RAW = b" anarchism originated as a term of abuse the quick brown fox jumps over the lazy dog" * 5  # 420 characters
 
 
@@ -40,9 +40,9 @@ def row(archive: bytes) -> KnownFile:
     return replace(known(archive), is_text=False)
 
 
-def text(dataset: TextDataset) -> bytes:
+def text(data: TextDataset) -> bytes:
     """The whole text, from indices back into characters."""
-    return "".join(dataset.symbols[i] for split in SPLITS for i in getattr(dataset, split)).encode()
+    return "".join(data.vocabulary[index] for split in SPLITS for index in getattr(data, split)).encode()
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_every_form_of_the_file(folder, name):
 
 
 def test_the_larger_file_is_preferred(folder):
-    """And the packed one is only read where there is no plain one."""
+    """And a plain file before a packed one."""
     for length, name in enumerate(reversed(FORMS), 100):
         raw = RAW if name == "text8.zip" else RAW[:length]
         (folder / "text8" / name).write_bytes(FORMS[name](raw))
@@ -88,9 +88,9 @@ def test_the_larger_file_is_preferred(folder):
 
 
 def test_symbols_are_the_blank_and_the_alphabet(folder):
-    (folder / "text8/text8").write_bytes(SYMBOLS.encode())
+    (folder / "text8/text8").write_bytes(b" abcdefghijklmnopqrstuvwxyz")
     data = load_text8(data_dir=folder)
-    assert data.symbols == SYMBOLS and data.vocabulary_size == 27
+    assert data.vocabulary == SYMBOLS == tuple(" abcdefghijklmnopqrstuvwxyz")
     assert list(np.concatenate([data.train, data.valid, data.test])) == list(range(27))
 
 
@@ -120,14 +120,14 @@ def test_whole_text_has_the_plain_name(folder, monkeypatch):
 def test_longer_text_is_not_text8(folder, monkeypatch, name):
     monkeypatch.setattr(text8, "WHOLE", 419)
     (folder / "text8" / name).write_bytes(FORMS[name](RAW))
-    with pytest.raises(UserError, match=rf"{name} holds more than the 419 characters of text8: truncated or edited"):
+    with pytest.raises(UserError, match=rf"{name} is longer than the 419 characters of text8: truncated or edited"):
         load_text8(data_dir=folder)
 
 
 @pytest.mark.parametrize("n", [0, 1, 19])
 def test_text_too_short_to_be_split(folder, n):
     (folder / "text8/text8").write_bytes(RAW[:n])
-    with pytest.raises(UserError, match=f"text8 holds {n} characters, too few to be split 90 / 5 / 5"):
+    with pytest.raises(UserError, match=f"text8 has {n} characters, too few to be split 90 / 5 / 5"):
         load_text8(data_dir=folder)
 
 
@@ -140,7 +140,7 @@ def test_other_byte_is_refused_with_its_offset(module_folder, byte, offset):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError) as error:
             patch.setattr(text8, "CHUNK", chunk)
             load_text8(data_dir=module_folder)
-        assert f"text8/text8 has the byte 0x{byte:02x} at offset {offset}, and" in str(error.value)
+        assert f"text8/text8 has the byte 0x{byte:02x} at offset {offset}, but" in str(error.value)
         assert "\n" not in str(error.value)
 
 
@@ -152,11 +152,11 @@ def test_damaged_packed_files(folder):
             load_text8(data_dir=folder)
         (folder / "text8" / name).unlink()
     (folder / "text8/text8.zip").write_bytes(zipped(RAW)[:-1])
-    with pytest.raises(UserError, match=r"text8\.zip holds .* bytes, expected .*truncated or edited"):
+    with pytest.raises(UserError, match=r"text8\.zip has only .* bytes: truncated or edited"):
         load_text8(data_dir=folder)
 
 
-def test_no_stand_in_for_a_broken_file(folder, monkeypatch):
+def test_no_stand_in_for_a_damaged_file(folder, monkeypatch):
     monkeypatch.setenv("MINIZONE_DATA", str(folder))
     for name, raw in (("text8.prefix", b"With capitals and marks."), ("text8.zip", b"no zip"), ("text8.gz", b"no gz")):
         (folder / "text8" / name).write_bytes(raw)
@@ -172,7 +172,7 @@ def test_missing_archive_is_downloaded_verified_and_kept(folder, monkeypatch):
 
     def answer(self, url, output_file, pooch, check_only=False):
         asked.append(url)
-        output_file.write(b"please log in" if url == NOWHERE[0] else zipped(RAW))
+        Path(output_file).write_bytes(b"please log in" if url == NOWHERE[0] else zipped(RAW))
 
     monkeypatch.setattr(pooch.HTTPDownloader, "__call__", answer)
     assert text(load_text8("text8", folder)) == RAW
@@ -185,12 +185,6 @@ def test_prefix_that_is_there_is_not_downloaded_over(folder, monkeypatch):
     monkeypatch.setattr(pooch.HTTPDownloader, "__call__", pytest.fail)
     (folder / "text8/text8.prefix").write_bytes(RAW[:100])
     assert load_text8("text8", folder).name == "text8 prefix of 100 characters"
-
-
-def test_row_of_the_table():
-    known = KNOWN_FILES["text8/text8.zip"]
-    assert known.size == 31_344_016 and known.sha256.startswith("a6640522afe85d19") and not known.is_text
-    assert all(url.endswith("/text8.zip") for url in known.urls)
 
 
 # ---- memory
@@ -206,8 +200,7 @@ def test_splits_are_views_of_one_array_of_bytes(folder):
 
 
 @pytest.mark.parametrize("name", ["text8", "text8.gz", "text8.zip"])
-def test_reading_is_frugal(folder, monkeypatch, name):
-    """A text of N bytes takes little more than N bytes to read: text8 has 100 MB."""
+def test_reading_takes_little_more_memory_than_the_text(folder, monkeypatch, name):
     block = (np.random.default_rng(0).integers(0, 26, 1_000_000, np.uint8) + 97).tobytes()
     N = 20 * len(block)
     raw = FORMS[name](block * 20)
@@ -241,17 +234,17 @@ def test_stand_in_where_no_mirror_answers(monkeypatch):
 def test_manual_is_reduced_to_the_symbols_of_text8():
     data, characters = load_text8("manual"), load_characters("manual")
     assert data.name == characters.name.replace(" (stand-in)", " in 27 symbols (stand-in)")
-    assert data.symbols == SYMBOLS and data.vocabulary_size == 27 and data.sha256 == characters.sha256
+    assert data.vocabulary == SYMBOLS and data.sha256 == characters.sha256
     for split in SPLITS:
-        original = "".join(characters.symbols[i] for i in getattr(characters, split))
-        reduced = "".join(data.symbols[i] for i in getattr(data, split))
+        original = "".join(characters.vocabulary[index] for index in getattr(characters, split))
+        reduced = "".join(data.vocabulary[index] for index in getattr(data, split))
         assert getattr(data, split).dtype == np.uint8 and "  " not in reduced
         only_letters = "".join(c if c in SYMBOLS else " " for c in original.lower())
         assert reduced.split() == only_letters.split()
         assert (getattr(data, split) == 0).sum() == reduced.count(" ") > 0
 
 
-# ---- the real thing: MINIZONE_DATA=folder pytest tests/experiments/test_text8.py
+# ---- the real file: MINIZONE_DATA=folder pytest tests/data/test_text8.py
 
 
 def test_prefix_of_text8():
@@ -260,10 +253,8 @@ def test_prefix_of_text8():
         pytest.skip("the whole of text8 is there")
     n = sum(getattr(data, split).size for split in SPLITS)
     assert data.name == f"text8 prefix of {n:,} characters" and data.vocabulary_size == 27
-    assert (
-        "".join(data.symbols[i] for i in data.train[:58])
-        == " anarchism originated as a term of abuse first used agains"
-    )
+    beginning = "".join(data.vocabulary[index] for index in data.train[:58])
+    assert beginning == " anarchism originated as a term of abuse first used agains"
     assert np.unique(data.train).size == 27
     if n == 6_877_825:
         assert [getattr(data, split).size for split in SPLITS] == [6_190_042, 343_891, 343_892]
