@@ -23,7 +23,7 @@ from minizone.errors import UserError
 from minizone.runs import files as checkpoint
 from minizone.runs import training
 from tests.data.test_images import ARRAYS, idx
-from tests.experiments.test_text8 import RAW, zipped
+from tests.data.test_text8 import RAW, zipped
 from tests.helpers import SMALL, known
 from tests.helpers.fuzz import ABSURD, damaged, edited, judged, little_memory
 

@@ -251,7 +251,7 @@ def test_manual_is_reduced_to_the_symbols_of_text8():
         assert (getattr(data, split) == 0).sum() == reduced.count(" ") > 0
 
 
-# ---- the real thing: MINIZONE_DATA=folder pytest tests/experiments/test_text8.py
+# ---- the real thing: MINIZONE_DATA=folder pytest tests/data/test_text8.py
 
 
 def test_prefix_of_text8():
