@@ -47,10 +47,9 @@ class Seq2SeqSettings(RecurrentSettings):
     decay_on_rise: Annotated[float, Range(more_than=0, at_most=1)] = 0.95
     """Factor of the learning rate whenever the validation error rises at the largest difficulty."""
     restart_after: Annotated[int, Range(at_least=0)] = 16
-    """Training restarts from new weights if, after one epoch more than this, the error is still above --restart-above.
-    """
+    """Epochs without a check for failure. If the next epoch ends above --restart-above, training restarts."""
     restart_above: Annotated[float, Range(at_least=0, at_most=1)] = 0.85
-    """Validation error above which training has failed; 1: never restart."""
+    """Validation error above which training has failed and restarts from new weights; 1: never."""
     overlap: bool = False
     """Validate on any problems, as the original does; without it, only on problems that are never trained on."""
 

@@ -13,7 +13,7 @@ from minizone.experiments import char_ptb
 from minizone.experiments.char_ptb import CharModel, CharSettings
 from minizone.experiments.recurrent import add_norm_stabilizer, input_dropout, recurrent_stack, token_dropout
 from minizone.layers import GRU, LSTM, RNN
-from tests.helpers import normal, rng
+from tests.helpers import rng
 
 SMALL = replace(char_ptb.PRESETS["quick"], hidden_size=5, seq_len=11, num_layers=2)
 
@@ -107,6 +107,7 @@ def test_dropped_inputs_are_columns_of_zeros_in_training_and_shrunk_in_evaluatio
     dropped = ~x.any(axis=1)  # (T, B)
     assert x.dtype == np.float32 and np.array_equal(x, one_hot * ~dropped[:, None])
     assert abs(dropped.mean() - p) < 5 * (p * (1 - p) / dropped.size) ** 0.5
+    assert (dropped != dropped[:, :1]).any() and (dropped != dropped[:1]).any(), "each example and each step by itself"
     assert not np.array_equal(x, drop(p, rng(2)))
     np.testing.assert_array_equal(drop(p, None), one_hot * np.float32(1 - p))
 
@@ -150,7 +151,8 @@ def test_dropout_is_between_layers_and_before_the_output_but_not_on_symbols(name
 
 @pytest.mark.parametrize(("penalty", "which"), [("hids", 0), ("cells", 1)])
 def test_the_norm_stabilizer_is_added_for_every_layer(penalty, which):
-    states = [(Tensor(normal(4, 3, 2)), Tensor(normal(4, 3, 2))) for _ in range(2)]  # (T, H, B) each
+    draws = rng()
+    states = [tuple(Tensor(draws.standard_normal((4, 3, 2))) for _ in range(2)) for _ in range(2)]  # (T, H, B) each
     settings = CharSettings(norm_cost_coeff=50.0, penalty=penalty)
     expected = 1.0
     for layer in states:

@@ -39,7 +39,7 @@ def run(folder, kind=Seq2Seq, **changes):
     return fit(kind(replace(TINY, **changes), say=quiet), folder, say=quiet)
 
 
-def seen(**changes):
+def problems_of_all_splits(**changes):
     """The problems of training, validation and test, at every difficulty, and to which splits the first two belong."""
     e, train, valid, test = experiment(batch_size=200, valid_examples=600, **changes), set(), set(), set()
     for difficulty in range(1, 6):
@@ -53,7 +53,7 @@ def seen(**changes):
 
 @pytest.mark.parametrize("overlap", [False, True])
 def test_no_problem_of_validation_or_test_is_ever_trained_on_unless_validation_may_overlap(overlap):
-    train, valid, test, splits = seen(overlap=overlap)
+    train, valid, test, splits = problems_of_all_splits(overlap=overlap)
     assert not test & (train | valid) and min(map(len, (train, valid, test))) > 1000
     assert all(max(len(p.strip("_")) for p in problems) >= 11 for problems in (train, valid, test)), "up to 5 digits"
     assert splits == ([{"train", "valid"}] * 2 if overlap else [{"train"}, {"valid"}])
