@@ -96,32 +96,27 @@ def plot_networks(folder: Path, out: Path) -> None:
 
 
 def plot_gradients(found: dict[str, np.ndarray], what: str, out: Path) -> None:
-    """Figure 6 of the paper, before training and after the last epoch, for states and candidates; and RBN's figure.
+    """Figure 6 of the paper, before training and after the last epoch; and Figure 1a of Cooijmans et al. (2017).
 
     ``found``: the arrays that `minizone.experiments.gradients.run` writes.
     """
-    figure, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")
+    figure, axes = plt.subplots(2, 2, figsize=(9, 7), layout="constrained")
     epochs = found["norms"].shape[1] - 1
-    panels = [(0, epoch, kind) for epoch in (0, epochs) for kind in (0, 2)]
-    for axis, (_, epoch, kind) in zip((axes[0, 0], axes[1, 0], axes[0, 1], axes[1, 1]), panels, strict=True):
+    panels = [(axes[0, 0], 0, 0, "c"), (axes[1, 0], epochs, 0, "c"), (axes[1, 1], epochs, 1, "h")]
+    for axis, epoch, kind, state in panels:
         for number, (method, norms) in enumerate(zip(found["methods"], found["norms"], strict=True)):
             share = _positive(norms[epoch, kind] / norms[epoch, kind].sum())
             axis.plot(np.arange(1, len(share) + 1), share, color=f"C{number}", lw=1.2, label=method)
         when = "before training" if epoch == 0 else f"after epoch {epoch}"
         axis.set_title(f"{found['kinds'][kind]}, {when}", fontsize=10)
-        axis.set(yscale="log", xlabel="t", ylabel=r"$|\partial L/\partial c_t|$ / sum over t")
+        axis.set(yscale="log", xlabel="t", ylabel=rf"$|\partial L/\partial {state}_t|$ / sum over t")
     axes[0, 0].legend(fontsize=8)
     for gamma, norms in zip(found["gammas"], found["gamma_norms"], strict=True):
         color = plt.get_cmap("viridis")(gamma)
-        axes[0, 2].plot(np.arange(1, len(norms) + 1), norms, color=color, lw=1.2, label=f"{gamma:g}")
-    axes[0, 2].set(yscale="log", xlabel="t", ylabel=r"$|\partial L/\partial h_t|$")
-    axes[0, 2].set_title("batch-normalized tanh-RNN, at initialization", fontsize=10)
-    axes[0, 2].legend(title="gamma", fontsize=7, title_fontsize=8, ncols=2)
-    for number, (method, norms) in enumerate(zip(found["methods"], found["norms"], strict=True)):
-        share = _positive(norms[epochs, 1] / norms[epochs, 1].sum())
-        axes[1, 2].plot(np.arange(1, len(share) + 1), share, color=f"C{number}", lw=1.2, label=method)
-    axes[1, 2].set(yscale="log", xlabel="t", ylabel=r"$|\partial L/\partial h_t|$ / sum over t")
-    axes[1, 2].set_title(f"{found['kinds'][1]}, after epoch {epochs}", fontsize=10)
+        axes[0, 1].plot(np.arange(1, len(norms) + 1), norms, color=color, lw=1.2, label=f"{gamma:g}")
+    axes[0, 1].set(yscale="log", xlabel="t", ylabel=r"$|\partial L/\partial h_t|$")
+    axes[0, 1].set_title("batch-normalized tanh-RNN, at initialization", fontsize=10)
+    axes[0, 1].legend(title="gamma", fontsize=7, title_fontsize=8, ncols=2)
     for axis in axes.flat:
         axis.grid(alpha=0.3)
     figure.suptitle(f"gradients over time steps, {what}", fontsize=11)

@@ -209,8 +209,6 @@ def _summarize(experiment: Experiment, progress: Progress, folder: Path, say: An
         "updates": progress.updates,
         "updates_per_second": round(progress.updates / max(progress.seconds, 1e-9), 3),
     }
-    if experiment.settings.write_predictions:
-        files.save_arrays(folder / "predictions.safetensors", experiment.predictions())
     files.write_json(folder / "summary.json", summary)
     plot_runs([folder], folder / "curves.png")
     experiment.figure(folder)

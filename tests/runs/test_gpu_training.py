@@ -23,7 +23,7 @@ from minizone.runs import training
 from minizone.runs.files import load_arrays, read_rows
 from minizone.runs.training import Interrupted, fit
 from tests.experiments import test_gradients, test_pmnist, test_semantic, test_seq2seq, test_word_ptb
-from tests.experiments.test_text_models import CASES, TEXT8, outcome, quickly, quiet  # noqa: F401  (quickly is a fixture)
+from tests.experiments.test_flags import CASES, TEXT8, outcome, quickly, quiet  # noqa: F401  (quickly is a fixture)
 from tests.runs import test_training
 
 TINY: dict[str, tuple[Any, Any]] = {
