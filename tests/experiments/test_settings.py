@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from minizone import UserError
+from minizone.commands.flags import parse
 from minizone.experiments.char_ptb import PRESETS, CharSettings
 from minizone.experiments.pmnist import PMNISTSettings
 from minizone.experiments.recurrent import recurrent_stack
@@ -293,10 +294,8 @@ def test_every_flag_has_its_sentence_in_the_help(program, capsys, monkeypatch):
         assert f"--{field.name.replace('_', '-')}" in said, field.name
 
 
-def test_a_preset_is_what_all_other_flags_override(program):
-    settings = program.parse(
-        CharSettings, shlex.split("--seq-len 7 --z-prob-cells 0.5 --no-augment"), "x", PRESETS["paper"]
-    )
+def test_a_preset_is_what_all_other_flags_override():
+    settings = parse(CharSettings, shlex.split("--seq-len 7 --z-prob-cells 0.5 --no-augment"), "x", PRESETS["paper"])
     assert settings == replace(PRESETS["paper"], seq_len=7, z_prob_cells=0.5, augment=False)
 
 
