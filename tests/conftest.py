@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+import minizone.commands.main
 from minizone import Device, backend
 from minizone.data.download import KNOWN_FILES
 from minizone.kernels.gpu import bn_lstm as gpu_bn
@@ -106,7 +107,6 @@ def small(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def program(monkeypatch):
-    """run.py as a module."""
-    monkeypatch.syspath_prepend(Path(__file__).resolve().parent.parent)
-    return importlib.import_module("run")
+def program() -> ModuleType:
+    """The command line; its ``main`` runs a command and returns the exit status."""
+    return minizone.commands.main

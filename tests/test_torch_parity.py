@@ -19,8 +19,8 @@ from minizone.commands.export import export
 from minizone.experiments.char_ptb import CharPTB
 from minizone.runs.torch_names import from_torch, to_torch
 from minizone.runs.training import fit
-from tests.commands.test_export import MODELS, PLAIN, noisy
 from tests.runs import test_training
+from tests.runs.test_torch_names import MODELS, PLAIN, noisy
 from tests.runs.test_training import quiet
 from tests.test_parity import RECORDED, TOLERANCES, UPDATES, experiment_in, our_losses
 
