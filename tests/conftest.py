@@ -14,7 +14,6 @@ import pytest
 import minizone.commands.main
 from minizone import Device, backend
 from minizone.data.download import KNOWN_FILES
-from minizone.kernels.gpu import bn_lstm as gpu_bn
 from minizone.kernels.gpu import cuda
 from tests import standin
 from tests.helpers import SMALL, known
@@ -41,7 +40,6 @@ def gpu(request, monkeypatch) -> Iterator[Device]:
         xp = standin.make()
         monkeypatch.setattr(backend, "cupy", xp)
         monkeypatch.setattr(backend, "load_cublas", xp.cublas)
-        monkeypatch.setattr(gpu_bn, "LANES", 1)  # a warp of one lane: threads for 32 lanes would take minutes
     yield Device("gpu")
     if request.param == "stand-in":  # each test has a stand-in of its own: what is kept for it must not pile up
         cuda._blas.cache_clear()
@@ -59,7 +57,7 @@ def never_waiting(gpu) -> Callable[[], AbstractContextManager[Any]]:
             yield
         assert counts.synchronizations == 0
 
-    if isinstance(backend.cupy, standin.Module):
+    if isinstance(backend.cupy, standin.Cupy):
         return on_stand_in
     cupyx = pytest.importorskip("cupyx")
     if not hasattr(cupyx, "allow_synchronize"):
@@ -80,7 +78,7 @@ def never_waiting(gpu) -> Callable[[], AbstractContextManager[Any]]:
 
 
 @pytest.fixture
-def cupy(gpu, request) -> standin.Module:
+def cupy(gpu, request) -> standin.Cupy:
     """The stand-in by itself, for its counters."""
     if request.node.callspec.params["gpu"] != "stand-in":
         pytest.skip("counted on the stand-in alone")
