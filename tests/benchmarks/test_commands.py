@@ -97,7 +97,7 @@ def test_a_candidate_that_fails_or_dies_does_not_end_the_others():
         return harness.Candidate(name, "ours.layer", "rnn", TINY_SHAPE, setup=setup)
 
     made = [
-        candidate("whole"),
+        candidate("whole", "import sys; assert not {'numpy', 'minizone'} & sys.modules.keys()"),  # a setup is first
         candidate("fails", "raise ValueError('no')"),
         candidate("dies", "import os; os._exit(1)"),
         candidate("dies later", "import os, minizone, itertools; minizone.rnn = lambda *_, n=itertools.count(), "

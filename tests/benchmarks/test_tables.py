@@ -41,9 +41,8 @@ def test_two_machines_stand_side_by_side(tmp_path):
     second = written(tmp_path / "b.json", INTEL, [row(loop=1.5, jax=1.25)])
     lines = tables.main("layers", first, second).splitlines()
     assert lines[:2] == ["- AMD EPYC, 2 cores, numpy 2.4", "- Intel(R) Xeon(R), 2 cores"]
-    assert lines[3] == (
-        "| cell, T x B x D x H | minizone, AMD | minizone, Intel | torch loop, AMD | torch loop, Intel | jax scan, Intel |"
-    )
+    heading = ["cell, T x B x D x H", "minizone, AMD", "minizone, Intel", "torch loop, AMD", "torch loop, Intel"]
+    assert lines[3] == "| " + " | ".join([*heading, "jax scan, Intel"]) + " |"
     assert lines[5:] == [
         "| lstm 5x4x3x2 | 2.5 ms | 2.5 ms | 3.00x | 1.50x | 1.25x |",
         "| lstm 1x1x1x1 | 2.5 ms |  | 1.00x |  |  |",
