@@ -277,7 +277,9 @@ def main(preset: Preset = "quick", device: DeviceName = "cpu") -> dict[str, obje
     W_h = random_array(where, 4 * H, H)
     h = random_array(where, H, largest)
     queued = 1e6 * min(timeit.repeat(lambda: W_h @ h, number=1, repeat=9))  # without the wait
-    print(f"a call of a product returns after {queued:.0f} us, its result is there after {columns[-1] * largest:.0f} us")
+    print(
+        f"a call of a product returns after {queued:.0f} us, its result is there after {columns[-1] * largest:.0f} us"
+    )
 
     layouts = time_layouts(T, H, where)
 

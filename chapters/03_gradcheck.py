@@ -251,7 +251,10 @@ def main(preset: Preset = "quick", device: DeviceName = "cpu") -> dict[str, obje
 
     compare(curves)
     draw(curves)
-    return {"steps": STEPS, "errors": {dtype: {name: e.tolist() for name, e in c.items()} for dtype, c in curves.items()}}
+    return {
+        "steps": STEPS,
+        "errors": {dtype: {name: e.tolist() for name, e in c.items()} for dtype, c in curves.items()},
+    }
 
 
 # %%
@@ -264,7 +267,9 @@ def compare(curves) -> None:
     double, single = curves["float64"], curves["float32"]
     up_to_1e_8 = double["complex step"][16:]  # STEPS[16] is 1e-8
     check("the complex step is right to 12 digits for all h up to 1e-8", up_to_1e_8.max() < 1e-12)
-    check("the best difference has a 100 times larger error", best_difference(double) > 100 * double["complex step"][-1])
+    check(
+        "the best difference has a 100 times larger error", best_difference(double) > 100 * double["complex step"][-1]
+    )
     check("in float32 its error is larger too", best_difference(single) > 3 * single["complex step"][-1])
 
 
