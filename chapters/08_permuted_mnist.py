@@ -76,9 +76,9 @@ check("a permutation reads all 784 pixels, the authors' draw 501", (read_by_perm
 #
 # An LSTM of $H$ = 100 units reads $x_t$ (1, B), with a column for each image of the minibatch. (The 100 are from the
 # authors' code; the paper does not say.) Only the last state $h_T$ (H, B) is used. The scores of the classes are
-# $s = W h_T + b$ (10, B), with W (10, H) and b (10,). Their probabilities are $q = \mathrm{softmax}(s)$. The loss is the
-# mean over columns of $-\log q_{label}$. All of its gradient enters at step $T$, and travels back through all steps to
-# reach the first pixel.
+# $s = W h_T + b$ (10, B), with W (10, H) and b (10,). Their probabilities are $q = \mathrm{softmax}(s)$. The loss is
+# the mean over columns of $-\log q_{label}$. All of its gradient enters at step $T$, and travels back through all steps
+# to reach the first pixel.
 
 # %%
 settings = replace(PMNIST.presets["quick"], dataset="digits")

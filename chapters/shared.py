@@ -28,7 +28,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 Preset = Literal["small", "quick", "paper"]
-"""small: a few seconds, shows that everything runs; quick: about a minute; paper: the real experiment, hours on a GPU."""
+"""small: seconds, shows that everything runs; quick: about a minute; paper: the real experiment, hours on a GPU."""
 DeviceName = Literal["cpu", "gpu"]
 
 plt.rcParams.update(
