@@ -144,10 +144,9 @@ def report(seed: int, rows: list[dict[str, Any]]) -> None:
     """Print where the two networks end, and check how they start."""
     last = rows[-1]
     arrival = update_of_arrival(rows)
+    place = f"W is not I after {last['update']:,} updates"
     if arrival:
         place = f"W is I from update {arrival:,} on"
-    else:
-        place = f"W is not I after {last['update']:,} updates"
     print(f"seed {seed}, with zoneout: {place}; cost {last['valid_cost']:.3g} (always answering 0 costs {n * 32})")
     print(f"seed {seed}, without: W stays at -I up to {last['distance_to_minus_I']['plain']:.4f}")
     plain_stays = all(row["distance_to_minus_I"]["plain"] < 1e-3 for row in rows)
