@@ -94,7 +94,8 @@ def minizone_update(task: str, recurrent_only: bool = False) -> Callable[[], Any
         softmax_cross_entropy(scores, targets).backward()
         optimizer.step()
 
-    owned = optimizer.flat.nbytes + sum(buffer.nbytes for buffer in optimizer.buffers.values())
+    owned = sum(p.data.nbytes for p in optimizer.parameters)
+    owned += sum(average.nbytes for averages in optimizer.averages for average in averages)
     repetition.megabytes = owned / 2**20  # type: ignore[attr-defined]  # of parameters and optimizer
     return repetition
 

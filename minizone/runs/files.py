@@ -120,7 +120,7 @@ def check_fields(where: str, found: Any, **kinds: Any) -> None:
 
 def save_arrays(path: Path, arrays: Mapping[str, Array], put_aside: Path | None = None, /, **metadata: Any) -> None:
     """Write named arrays and JSON-able metadata, and a checksum of both, as a safetensors file."""
-    on_host = {name: np.ascontiguousarray(to_host(array)) for name, array in arrays.items()}
+    on_host = {name: np.asarray(to_host(array), order="C") for name, array in arrays.items()}
     words = {key: json.dumps(value) for key, value in metadata.items()}
     words["crc32"] = str(_checksum(on_host, words))
     write_whole(path, safetensors.numpy.save(on_host, words), put_aside)

@@ -82,7 +82,8 @@ def _train(experiment: Experiment, optimizer: Optimizer, progress: Progress, fol
     if experiment.device.free_memory is not None:
         free = experiment.device.free_memory / 2**30
         say(f"device {experiment.device.name}: {experiment.device.description}, {free:.1f} GiB of it free")
-    say(f"{experiment.task} on {experiment.data.name}, {optimizer.flat.size:,} parameters, run folder {folder}")
+    size = sum(p.data.size for p in optimizer.parameters)
+    say(f"{experiment.task} on {experiment.data.name}, {size:,} parameters, run folder {folder}")
     clock = time.monotonic() - progress.seconds  # not the time of day, which people and daemons set
     deadline = time.monotonic() + 60 * settings.max_minutes
 

@@ -18,9 +18,9 @@ from minizone.kernels import gpu as on_gpu_package
 from minizone.kernels.gpu import bn_lstm as gpu_bn
 from minizone.kernels.gpu import cells as gpu
 from minizone.kernels.gpu import optim as gpu_optim
+from minizone.optim import Optimizer
 from tests.helpers import Arrays, rng
-from tests.test_optim import give, gradients, parameters
-from tests.test_optimizers import all_kinds
+from tests.test_optim import all_kinds, give, gradients, parameters
 
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-12}  # times the largest element
 SIZES = [(5, 7), (1, 1), (33, 2), (2, 33)]  # H, B
@@ -33,7 +33,6 @@ USED_UP = {  # besides scratch: what no docstring promises a value of
     **dict.fromkeys(("lstm_backward", "gru_backward"), ("dh",)),
     "gru_gates_backward": ("d_reset",),
     "bn_lstm_backward": ("a", "c_hat", "tanh_c", "room"),
-    "step_clipped": ("g",),
 }
 
 both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -97,7 +96,10 @@ def check(gpu: Device, name: str, arguments: Arrays, dtype: Any) -> Arrays:
 
 @pytest.mark.parametrize("file", ["cells", "bn_lstm", "tokens", "optim"])
 def test_both_devices_have_the_same_functions_with_the_same_parameters(file):
-    """In batch normalization the CPU has parts that on a GPU are inside one kernel."""
+    """In batch normalization the CPU has parts that on a GPU are inside one kernel.
+
+    The optimizers' formulas for the CPU are in `minizone.optim`.
+    """
     cpu_module, gpu_module = (getattr(package, file) for package in (on_cpu_package, on_gpu_package))
     on_cpu, on_gpu = (
         {name: list(inspect.signature(f).parameters) for name, f in public(module).items()}
@@ -105,6 +107,8 @@ def test_both_devices_have_the_same_functions_with_the_same_parameters(file):
     )
     if gpu_module is gpu_bn:
         on_cpu = {name: on_cpu[name] for name in ("bn_lstm_forward", "bn_lstm_backward")}
+    if gpu_module is gpu_optim:
+        on_gpu = {name: on_gpu[name] for name in on_cpu}
     assert on_gpu == on_cpu
     assert hasattr(cpu_module, "PART") == hasattr(gpu_module, "PART")
 
@@ -186,66 +190,71 @@ def test_products_with_and_without_a_mask(gpu, kind, dtype):
 
 # ---- optimizers
 
-NUMBERS = {"learning_rate": 0.1, "mu": 0.9, "decay": 0.9, "floor": 1e-5, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
-every_update = pytest.mark.parametrize("name", sorted(public(gpu_optim).keys() - {"norm"}))
-with_and_without_a_rate = pytest.mark.parametrize("rate", [None, 0.1])
 
+def step_and_averages(device: Device, kind: type[Optimizer], N: int, dtype: Any, bad: float | None = None) -> Arrays:
+    """What the formula of an optimizer makes of a gradient and averages (N,), the third step.
 
-def update_arguments(name: str, N: int, dtype: Any, clip: float, rate: float | None) -> Arrays:
-    """By name; ``clip`` in units of the norm. A third of the elements is so small that RMSProp's floor is felt."""
-    generator, arguments = rng(N), NUMBERS | {"rate": 0.1 if name == "step_clipped" else rate}
-    for key in inspect.signature(of(Device(), name)).parameters:
-        if key in ("norm", "direction_norm"):
-            arguments[key] = np.asarray(np.linalg.norm(arguments["g"]), dtype)
-        elif key not in NUMBERS and key not in ("rate", "clip"):
-            arguments[key] = generator.standard_normal(N).astype(dtype)
-            arguments[key][1::3] *= 1e-7
-            arguments[key] = arguments[key] ** 2 if key in ("ms", "v") else arguments[key]
-    arguments["clip"] = clip * float(arguments["norm"])
-    return {key: arguments[key] for key in inspect.signature(of(Device(), name)).parameters}
+    A third of the numbers is so small that RMSProp's floor and Adam's epsilon count.
+    """
+    generator = rng(N)
+    optimizer = kind([Tensor(np.zeros(N, dtype))], 0.02)
+    optimizer.steps = 3
+    g, *averages = (generator.standard_normal(N).astype(dtype) for _ in range(1 + len(kind.AVERAGES)))
+    for array in (g, *averages):
+        array[1::3] *= 1e-7
+    averages = [array**2 if name in ("ms", "v") else array for name, array in zip(kind.AVERAGES, averages, strict=True)]
+    if bad is not None:
+        g[:] = bad
+    g, *averages = (device.to_device(array) for array in (g, *averages))
+    before = [to_host(array).copy() for array in averages]
+    update = optimizer.update if device.name == "cpu" else optimizer.fused_update
+    found = {"step": to_host(update(g, *averages)).copy()}
+    found |= {name: to_host(array) for name, array in zip(kind.AVERAGES, averages, strict=True)}
+    return found | {f"{name} before": array for name, array in zip(kind.AVERAGES, before, strict=True)}
 
 
 @both_dtypes
-@with_and_without_a_rate
-@pytest.mark.parametrize("clip", [0.0, 0.05, 0.5, 2.0])
-@every_update
-def test_an_update_gives_the_same(gpu, name, clip, rate, dtype):
-    """Without a rate the direction is left in g; with one nobody needs it."""
+@all_kinds
+def test_the_formula_of_an_optimizer_is_the_same(gpu, kind, dtype):
     for N in (1, 33, 70_000):
-        found, expected = (
-            run(device, name, update_arguments(name, N, dtype, clip, rate)) for device in (gpu, Device())
-        )
-        for each in (found, expected) if rate else ():
-            each.pop("g", None)
+        found, expected = (step_and_averages(device, kind, N, dtype) for device in (gpu, Device()))
         assert_close(found, expected, dtype)
 
 
 @both_dtypes
-@with_and_without_a_rate
-@pytest.mark.parametrize("norm", [np.nan, np.inf])
-@every_update
-def test_a_norm_that_is_not_finite_changes_nothing_at_all(gpu, monkeypatch, name, norm, rate, dtype):
-    monkeypatch.delitem(USED_UP, "step_clipped")
-    for clip in (0.0, 0.5):
-        arguments = update_arguments(name, 33, dtype, clip, rate) | {"norm": np.asarray(norm, dtype)}
-        arguments["g"][5] = norm
-        found = run(gpu, name, arguments)
-        assert "g" in found and "p" in found
-        assert_same_bits(found, arguments)
+@all_kinds
+def test_a_gradient_that_is_not_a_number_makes_no_step_and_changes_no_average(gpu, kind, dtype):
+    found = step_and_averages(gpu, kind, 33, dtype, bad=np.nan)
+    assert not found["step"].any()
+    for name in kind.AVERAGES:
+        assert found[name].tobytes() == found[f"{name} before"].tobytes()
 
 
 @both_dtypes
-def test_the_norm_stays_on_the_device(gpu, dtype):
-    g = rng().standard_normal(1000).astype(dtype)
-    found = of(gpu, "norm")(gpu.to_device(g))
-    assert found.shape == () and found.dtype == dtype
-    assert float(found) == pytest.approx(of(Device(), "norm")(g), rel=TOLERANCE[dtype])
+def test_the_norm_and_the_factor_stay_on_the_device(gpu, never_waiting, dtype):
+    arrays = [rng(k).standard_normal(shape).astype(dtype) for k, shape in enumerate([(1000,), (3, 4), ()])]
+    expected = of(Device(), "norm")(arrays)
+    on_gpu = [gpu.to_device(array) for array in arrays]
+    with never_waiting():
+        norm = of(gpu, "norm")(on_gpu)
+        factors = [of(gpu, "clip_factor")(norm, clip * expected) for clip in (0.0, 0.05, 2.0)]
+        factors += [of(gpu, "clip_factor")(norm * bad, 0.5) for bad in (0.0, np.nan, np.inf)]
+    assert norm.shape == () and norm.dtype == dtype
+    assert float(norm) == pytest.approx(expected, rel=TOLERANCE[dtype])
+    assert {(factor.shape, factor.dtype) for factor in factors} == {((), np.dtype(dtype))}
+    np.testing.assert_allclose(
+        [float(factor) for factor in factors], [1, 0.05, 1, 1, np.nan, np.nan], rtol=TOLERANCE[dtype]
+    )
+    assert [of(Device(), "clip_factor")(4.0, clip) for clip in (0.0, 1.0, 8.0)] == [1.0, 0.25, 1.0]
 
 
 @both_dtypes
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("clip_what", ["step", "gradient"])
 @all_kinds
-def test_five_updates_of_an_optimizer_and_one_with_a_gradient_that_is_not_a_number(gpu, kind, clip_what, dtype):
+def test_five_updates_of_an_optimizer_and_one_with_a_gradient_that_is_not_finite(
+    gpu, never_waiting, kind, clip_what, bad, dtype
+):
     for clip in (0.0, 0.05, 100.0):
         after: dict[str, list[Arrays]] = {}
         for device in (gpu, Device()):
@@ -253,12 +262,13 @@ def test_five_updates_of_an_optimizer_and_one_with_a_gradient_that_is_not_a_numb
             optimizer, after[device.name] = kind(owners, 0.02, clip=clip, clip_what=clip_what), []
             for update in range(6):
                 given = gradients(update, dtype=dtype)
-                given[2][...] = np.nan if update == 5 else given[2]
+                given[2][...] = bad if update == 5 else given[2]
                 give(owners, [device.to_device(g) for g in given])
-                norm = optimizer.step()
-                arrays = {"flat": optimizer.flat} | optimizer.buffers
-                after[device.name].append({key: to_host(v).copy() for key, v in arrays.items()})
-                assert np.isnan(float(norm)) == (update == 5)
+                with never_waiting():
+                    norm = optimizer.step()
+                arrays = {str(k): p.data for k, p in enumerate(owners)} | optimizer.state_dict()
+                after[device.name].append({key: to_host(v).copy() for key, v in arrays.items() if key != "steps"})
+                assert np.isfinite(float(norm)) == (update < 5)
         for found, expected in zip(after["gpu"], after["cpu"], strict=True):
             assert_close(found, expected, dtype)
         assert_same_bits(*after["gpu"][-2:])

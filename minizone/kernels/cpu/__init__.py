@@ -25,14 +25,7 @@ from minizone.kernels.cpu.cells import (
     rnn_forward,
     small_blocks,
 )
-from minizone.kernels.cpu.optim import (
-    adam,
-    momentum,
-    norm,
-    rms_prop,
-    sgd,
-    step_clipped,
-)
+from minizone.kernels.cpu.optim import clip_factor, norm
 from minizone.kernels.cpu.tokens import (
     PART,
     add_up_tokens,
@@ -47,7 +40,6 @@ from minizone.kernels.cpu.tokens import (
 
 __all__ = [
     "PART",
-    "adam",
     "add_product",
     "add_up_tokens",
     "bn_lstm_backward",
@@ -57,6 +49,7 @@ __all__ = [
     "bn_lstm_output_backward",
     "bn_lstm_output_forward",
     "check_tokens",
+    "clip_factor",
     "cross_entropy_backward",
     "cross_entropy_forward",
     "gru_backward",
@@ -65,19 +58,15 @@ __all__ = [
     "gru_gates_forward",
     "lstm_backward",
     "lstm_forward",
-    "momentum",
     "norm",
     "normalize_backward",
     "normalize_forward",
     "product",
     "projection",
     "projector",
-    "rms_prop",
     "rnn_backward",
     "rnn_forward",
-    "sgd",
     "small_blocks",
-    "step_clipped",
     "take_columns",
     "times_columns",
 ]

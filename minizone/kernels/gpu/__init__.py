@@ -21,11 +21,11 @@ from minizone.kernels.gpu.cells import (
 )
 from minizone.kernels.gpu.optim import (
     adam,
+    clip_factor,
     momentum,
     norm,
     rms_prop,
     sgd,
-    step_clipped,
 )
 from minizone.kernels.gpu.tokens import (
     PART,
@@ -47,6 +47,7 @@ __all__ = [
     "bn_lstm_backward",
     "bn_lstm_forward",
     "check_tokens",
+    "clip_factor",
     "cross_entropy_backward",
     "cross_entropy_forward",
     "gru_backward",
@@ -65,7 +66,6 @@ __all__ = [
     "rnn_forward",
     "sgd",
     "small_blocks",
-    "step_clipped",
     "take_columns",
     "times_columns",
 ]
