@@ -88,7 +88,6 @@ def forward_in_order_ifgo(
 ) -> None:
     """`minizone.kernels.cpu.lstm_forward` with gates in the order i, f, g, o, and none of them halved."""
     import numpy as np
-
     from minizone.kernels.cpu.cells import _mix
 
     H = len(c)
@@ -116,7 +115,6 @@ def backward_in_order_ifgo(
 ) -> None:  # fmt: skip
     """`minizone.kernels.cpu.lstm_backward` with gates in the order i, f, g, o."""
     import numpy as np
-
     from minizone.kernels.cpu.cells import _unmix
 
     H = len(c)
