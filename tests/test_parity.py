@@ -17,7 +17,7 @@ from minizone.backend import stream
 from minizone.data import TextDataset
 from minizone.experiments.char_ptb import PRESETS, CharPTB, CharSettings
 from minizone.optim import make
-from tests.runs.test_training import quiet
+from tests.helpers.runs import quiet
 
 UPDATES = 50
 RECORDED = Path(__file__).parent / "fixtures" / "torch_losses.json"

@@ -14,7 +14,7 @@ from minizone.layers import init
 from minizone.runs.training import fit
 from tests.experiments.test_flags import CHAR, TEXT8, quickly  # noqa: F401  (a fixture)
 from tests.helpers import rng
-from tests.runs.test_training import quiet
+from tests.helpers.runs import quiet
 
 COUNTS = [  # by hand: W_x, W_h, b, the initial states, the output's W and b
     (char_ptb, 50, {}, 4000 * 50 + 4000 * 1000 + 4000 + 2 * 1000 + 50 * 1000 + 50, 4_256_050),

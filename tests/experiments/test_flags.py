@@ -21,7 +21,7 @@ from minizone.runs.experiment import Experiment
 from minizone.runs.files import load_arrays, read_rows
 from minizone.runs.settings import RunSettings
 from minizone.runs.training import fit
-from tests.runs.test_training import quiet
+from tests.helpers.runs import quiet
 
 SMALL = {"hidden_size": 5, "epochs": 1, "preset": "quick"}
 CHAR = replace(

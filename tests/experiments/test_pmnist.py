@@ -16,7 +16,7 @@ from minizone.experiments.pmnist import PMNIST, PRESETS, REFERENCE, PMNISTModel
 from minizone.runs.files import load_arrays, read_rows
 from minizone.runs.training import Interrupted, fit
 from tests.helpers import real_data, rng
-from tests.runs.test_training import quiet, same_run
+from tests.helpers.runs import quiet, same_run
 
 TINY = replace(
     PRESETS["quick"], dataset="digits", hidden_size=6, batch_size=20, epochs=2, train_examples=50, eval_examples=30

@@ -16,7 +16,7 @@ from minizone.runs.files import load_arrays, read_rows
 from minizone.runs.training import Interrupted, fit
 from tests.commands.test_run import command
 from tests.helpers import ROUNDING, assert_same, normal
-from tests.runs.test_training import quiet, same_run
+from tests.helpers.runs import quiet, same_run
 
 TINY = replace(PRESETS["quick"], epochs=2, updates_per_epoch=6)
 EYE = np.eye(2)

@@ -18,7 +18,7 @@ from minizone.recurrent.cells import lstm_cell
 from minizone.runs.files import read_rows
 from minizone.runs.training import Interrupted, fit
 from tests.helpers import assert_same
-from tests.runs.test_training import quiet, same_run
+from tests.helpers.runs import quiet, same_run
 
 TINY = replace(
     PRESETS["quick"], hidden_size=8, batch_size=10, updates_per_epoch=3, valid_examples=20, epochs=2,

@@ -19,7 +19,7 @@ from minizone.layers import init
 from minizone.runs.files import load_arrays, read_rows
 from minizone.runs.training import Interrupted, fit
 from tests.helpers import real_data, rng
-from tests.runs.test_training import quiet, same_run
+from tests.helpers.runs import quiet, same_run
 
 TINY = replace(
     PRESETS["quick"],
