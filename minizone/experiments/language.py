@@ -9,7 +9,7 @@ import numpy as np
 from minizone.autograd.ops import softmax_cross_entropy
 from minizone.autograd.tensor import Tensor, no_grad
 from minizone.backend import Array, Generator, stream, to_numbers
-from minizone.data import TextDataset, WordDataset
+from minizone.data import TextDataset
 from minizone.experiments.settings import TextSettings
 from minizone.layers import Linear, Module, Stack, State
 from minizone.runs.experiment import Experiment
@@ -44,7 +44,7 @@ class LanguageModelling(Experiment):
 
     paper: dict[str, dict[str, float]]
     settings: TextSettings
-    data: TextDataset | WordDataset
+    data: TextDataset
     model: LanguageModel
 
     def __init__(self, settings: TextSettings, say: Callable[[str], None] = print):

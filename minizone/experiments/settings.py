@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from minizone.data import TextDataset, WordDataset
+from minizone.data import TextDataset
 from minizone.errors import UserError
 from minizone.runs.settings import Range, RunSettings, require
 from minizone.zoneout import Zoneout
@@ -181,7 +181,7 @@ class TextSettings(RecurrentSettings):
         """Time steps of a training sequence."""
         return self.seq_len - 1
 
-    def load(self, say: Callable[[str], None]) -> TextDataset | WordDataset:
+    def load(self, say: Callable[[str], None]) -> TextDataset:
         """Load the text."""
         raise NotImplementedError
 

@@ -88,7 +88,7 @@ def read_rows(path: Path) -> list[Row]:
 
 def save_arrays(path: Path, arrays: Mapping[str, Array], /, **metadata: Any) -> None:
     """Write named arrays, and metadata as JSON, into a safetensors file."""
-    on_host = {name: np.ascontiguousarray(to_host(array)) for name, array in arrays.items()}
+    on_host = {name: np.asarray(to_host(array), order="C") for name, array in arrays.items()}
     write_whole(path, safetensors.numpy.save(on_host, {"minizone": json.dumps(metadata)}))
 
 
