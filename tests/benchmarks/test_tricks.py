@@ -18,7 +18,6 @@ NAMES = [
     "without_large_matrix_once",
     "without_sleeping_threads",
     "without_kept_memory",
-    "without_reordered_gates",
 ]
 PROGRAM = """
 import numpy as np
