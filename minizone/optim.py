@@ -19,6 +19,7 @@ import numpy as np
 from minizone.autograd.tensor import Tensor
 from minizone.backend import Array, array_module
 from minizone.kernels import gpu, kernels_for
+from minizone.kernels.gpu import optim as fused
 
 PIECE = 65536  # elements of a parameter that are updated at a time, so that all arrays involved stay in a core's cache
 
@@ -167,7 +168,7 @@ class SGD(Optimizer):
         return self.learning_rate * g
 
     def fused_update(self, g: Array) -> Array:
-        return gpu.sgd(g, self.learning_rate)
+        return fused.sgd(g, self.learning_rate)
 
 
 class Momentum(Optimizer):
@@ -205,7 +206,7 @@ class Momentum(Optimizer):
         return velocity
 
     def fused_update(self, g: Array, velocity: Array) -> Array:
-        return gpu.momentum(g, velocity, self.learning_rate, self.momentum)
+        return fused.momentum(g, velocity, self.learning_rate, self.momentum)
 
 
 class RMSProp(Optimizer):
@@ -247,7 +248,7 @@ class RMSProp(Optimizer):
         return self.learning_rate * (g / xp.maximum(xp.sqrt(ms), self.FLOOR))
 
     def fused_update(self, g: Array, ms: Array) -> Array:
-        return gpu.rms_prop(g, ms, self.learning_rate, self.decay, self.FLOOR)
+        return fused.rms_prop(g, ms, self.learning_rate, self.decay, self.FLOOR)
 
 
 class Adam(Optimizer):
@@ -296,7 +297,7 @@ class Adam(Optimizer):
         return self._corrected_rate() * (m / (array_module(v).sqrt(v) + self.epsilon))
 
     def fused_update(self, g: Array, m: Array, v: Array) -> Array:
-        return gpu.adam(g, m, v, self._corrected_rate(), self.beta1, self.beta2, self.epsilon)
+        return fused.adam(g, m, v, self._corrected_rate(), self.beta1, self.beta2, self.epsilon)
 
     def _corrected_rate(self) -> float:
         """The learning rate with the bias correction of m and v."""

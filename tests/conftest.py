@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+import minizone.commands.main
 from minizone import Device, backend
 from minizone.data.download import KNOWN_FILES
-from minizone.kernels.gpu import bn_lstm as gpu_bn
 from minizone.kernels.gpu import cuda
 from tests import standin
 from tests.helpers import SMALL, known
@@ -40,7 +40,6 @@ def gpu(request, monkeypatch) -> Iterator[Device]:
         xp = standin.make()
         monkeypatch.setattr(backend, "cupy", xp)
         monkeypatch.setattr(backend, "load_cublas", xp.cublas)
-        monkeypatch.setattr(gpu_bn, "LANES", 1)  # a warp of one lane: threads for 32 lanes would take minutes
     yield Device("gpu")
     if request.param == "stand-in":  # each test has a stand-in of its own: what is kept for it must not pile up
         cuda._blas.cache_clear()
@@ -58,7 +57,7 @@ def never_waiting(gpu) -> Callable[[], AbstractContextManager[Any]]:
             yield
         assert counts.synchronizations == 0
 
-    if isinstance(backend.cupy, standin.Module):
+    if isinstance(backend.cupy, standin.Cupy):
         return on_stand_in
     cupyx = pytest.importorskip("cupyx")
     if not hasattr(cupyx, "allow_synchronize"):
@@ -79,7 +78,7 @@ def never_waiting(gpu) -> Callable[[], AbstractContextManager[Any]]:
 
 
 @pytest.fixture
-def cupy(gpu, request) -> standin.Module:
+def cupy(gpu, request) -> standin.Cupy:
     """The stand-in by itself, for its counters."""
     if request.node.callspec.params["gpu"] != "stand-in":
         pytest.skip("counted on the stand-in alone")
@@ -87,10 +86,9 @@ def cupy(gpu, request) -> standin.Module:
 
 
 @pytest.fixture
-def nobody_elses_files(monkeypatch, tmp_path, request):
-    """Keep the tests off the reader's own data, cache and proxy, the real-data tests excepted."""
-    if "real_ptb" not in request.fixturenames:
-        monkeypatch.setenv("MINIZONE_DATA", str(tmp_path / "environment"))
+def nobody_elses_files(monkeypatch, tmp_path):
+    """Keep the tests off the reader's own data, cache and proxy."""
+    monkeypatch.setenv("MINIZONE_DATA", str(tmp_path / "environment"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
@@ -107,7 +105,6 @@ def small(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def program(monkeypatch):
-    """run.py as a module."""
-    monkeypatch.syspath_prepend(Path(__file__).resolve().parent.parent)
-    return importlib.import_module("run")
+def program() -> ModuleType:
+    """The command line; its ``main`` runs a command and returns the exit status."""
+    return minizone.commands.main

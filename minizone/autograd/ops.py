@@ -96,7 +96,7 @@ class MatMul(Function):
     def forward(self, a: Array, b: Array) -> Array:
         self.a, self.b = a, b
         self.matrix_times_stack = a.ndim == 2 and b.ndim == 3
-        self.matmul = kernels_for(b).times_columns if self.matrix_times_stack else array_module(b).matmul
+        self.matmul = kernels_for(b).times_stack if self.matrix_times_stack else array_module(b).matmul
         return self.matmul(a, b)
 
     def backward(self, gy: Array) -> tuple[Array | None, Array | None]:

@@ -1,8 +1,7 @@
-"""How `minizone.lstm` is executed changes no number: columns in threads, rows in blocks, memory layouts; and time."""
+"""How `minizone.lstm` is executed changes no number: columns in threads, rows in blocks, many steps at once."""
 
 from __future__ import annotations
 
-import time
 from itertools import pairwise
 
 import numpy as np
@@ -13,7 +12,6 @@ from minizone.kernels.cpu import tokens as cpu_tokens
 from minizone.recurrent import sequence
 from minizone.recurrent.cells import lstm_unrolled
 from tests.helpers import (
-    CELLS,
     KINDS,
     LOSSES,
     ROUNDING,
@@ -23,9 +21,9 @@ from tests.helpers import (
     masks,
     problem,
     run,
-    run_h,
     tensors,
 )  # fmt: skip
+from tests.helpers.cells import CELLS
 
 # ---- columns in threads, rows in blocks
 
@@ -124,7 +122,7 @@ def test_narrow_inputs_equal_the_reference(joined, features, kind):
 def test_narrow_inputs_of_a_simple_network_equal_the_reference(joined, name):
     cell = CELLS[name]
     arguments, options = cell.problem(7, 3, D=2), cell.masks("independent", 7, 3)
-    assert_same(run_h(cell.fused, arguments, options), run_h(cell.reference, arguments, options), ROUNDING)
+    assert_same(run(cell.fused, arguments, options), run(cell.reference, arguments, options), ROUNDING)
     assert joined == [True]
 
 
@@ -193,82 +191,3 @@ def test_which_shape_gets_which_threads(monkeypatch, T, B, units, blocks, follow
     assert (blocks == 1 and sequence.worth_following(W_h, T, B)) == follower
     monkeypatch.setattr(sequence, "cores", lambda: 1)
     assert len(sequence.column_blocks(W_h, B)) == 1 and not sequence.worth_following(W_h, T, B)
-
-
-# ---- memory layouts
-
-
-LAYOUTS = {
-    "Fortran order": np.asfortranarray,
-    "every second": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
-    "backwards": lambda a: np.ascontiguousarray(a[::-1])[::-1],
-    "transposed": lambda a: np.ascontiguousarray(a.T).T,
-    "read-only": lambda a: np.broadcast_to(a, a.shape),
-}
-
-
-@dense_and_tokens
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_memory_layout_of_arguments_and_masks_does_not_matter(layout, tokens):
-    arguments, options = problem(7, 3, tokens=tokens), masks("independent", 7, H, 3, inputs=True)
-    expected = run(lstm, arguments, options)
-    before = {name: array.copy() for name, array in (arguments | options).items()}
-    moved = {name: LAYOUTS[layout](array) for name, array in (arguments | options).items()}
-    results = run(lstm, {n: moved[n] for n in arguments}, {n: moved[n] for n in options})
-    assert_same(results, expected, 1e-14)
-    assert all(np.array_equal(moved[name], before[name]) for name in before), "an argument was changed"
-
-
-@pytest.mark.parametrize("features", [1, H, 4 * H])
-def test_arguments_of_the_shape_of_the_states_or_gates_are_not_used_as_scratch(features):
-    arguments, options = problem(7, 3, D=features), masks("independent", 7, H, 3, inputs=True)
-    expected = run(lstm_unrolled, arguments, options)
-    for array in (*arguments.values(), *options.values()):
-        array.flags.writeable = False
-    assert_same(run(lstm, arguments, options), expected, ROUNDING)
-
-
-def test_masks_may_be_tensors():
-    arguments, options = problem(7, 3), masks("independent", 7, H, 3, inputs=True)
-    assert_same(run(lstm, arguments, tensors(options)), run(lstm, arguments, options), 0.0)
-
-
-# ---- time
-
-
-def seconds(T: int, repeats: int = 7) -> tuple[float, float]:
-    """The least time of this thread for a forward and for a backward pass over T steps: what nothing has disturbed."""
-    arguments = problem(T, 8, D=8, H=32, dtype=np.float32)
-    options = masks("independent", T, 32, 8, dtype=np.float32)
-    forward, backward = [], []
-    for _ in range(repeats):
-        leaves = tensors(arguments)
-        start = time.thread_time()
-        h, _ = lstm(**leaves, **options)
-        loss = (h * h).sum()
-        middle = time.thread_time()
-        loss.backward()
-        forward.append(middle - start)
-        backward.append(time.thread_time() - middle)
-    return min(forward), min(backward)
-
-
-def test_backward_over_784_steps_takes_at_most_three_times_its_forward():
-    forward, backward = seconds(784)
-    assert backward < 3 * forward
-
-
-def test_time_is_linear_in_the_number_of_steps():
-    """16 times the steps take 16 times as long, more where the cache ends; were it quadratic, 256 times."""
-    short, long = seconds(100), seconds(1600)
-    assert long[0] < 40 * short[0]
-    assert long[1] < 40 * short[1]
-
-
-@pytest.mark.parametrize(("T", "B"), [(0, 3), (3, 0)])
-def test_no_steps_or_no_examples_give_empty_states_and_no_gradient(T, B):
-    leaves = tensors(problem(T, B, D=2))
-    h, c = lstm(**leaves)
-    (h.sum() + c.sum()).backward()
-    assert h.shape == c.shape == (T, H, B)
-    assert not any(leaves[name].grad.any() for name in ("W_x", "W_h", "b"))

@@ -23,11 +23,12 @@ from minizone.runs import training
 from minizone.runs.files import load_arrays, read_rows
 from minizone.runs.training import Interrupted, fit
 from tests.experiments import test_gradients, test_pmnist, test_semantic, test_seq2seq, test_word_ptb
-from tests.experiments.test_text_models import CASES, TEXT8, outcome, quickly, quiet  # noqa: F401  (quickly is a fixture)
-from tests.runs import test_training
+from tests.experiments.test_flags import CASES, TEXT8, outcome, quickly, quiet  # noqa: F401  (quickly is a fixture)
+from tests.helpers.commands import refused_here
+from tests.helpers.runs import TINY as TINY_CHAR
 
 TINY: dict[str, tuple[Any, Any]] = {
-    "char-ptb": (CharPTB, test_training.TINY),
+    "char-ptb": (CharPTB, TINY_CHAR),
     "text8": (Text8, TEXT8),
     "word-ptb": (WordPTB, test_word_ptb.TINY),
     "pmnist": (PMNIST, test_pmnist.TINY),
@@ -108,34 +109,40 @@ def test_an_update_moves_its_minibatch_to_the_device_and_nothing_back(gpu, cupy,
     batches, counts = list(experiment.batches(1))[:4], []
     for update in range(4 * len(batches)):
         with cupy.counting() as count:
-            outcome = training._update(experiment, optimizer, batches[update % len(batches)], 1, update + 1)
+            batch = batches[update % len(batches)]
+            result = training.train_on_batch(experiment, optimizer, batch, 1, update + 1)
         counts.append(count)
     for last, before in zip(counts[-len(batches) :], counts[-2 * len(batches) :], strict=False):
         assert last.to_device == 2, "tokens or pixels, and targets"
         assert last.synchronizations == last.to_host == 0
         assert (last.launches, last.replayed, last.captured) == (before.launches, before.replayed, 0)
         assert last.replayed > 0
-    assert np.isfinite(backend.to_numbers(outcome[:3])).all()
+    assert np.isfinite(backend.to_numbers([result.loss, result.measure, result.grad_norm])).all()
 
 
 def test_losses_are_read_once_in_25_updates(gpu, cupy, tmp_path, monkeypatch):
-    looks = []
-    look = training._look
-    monkeypatch.setattr(training, "_look", lambda unseen, *rest: (looks.append(len(unseen)), look(unseen, *rest)))
-    train(CharPTB, test_training.TINY, tmp_path / "run", device="gpu", epochs=1, train_symbols=4000)
+    read: list[int] = []
+    read_results = training.read_results
+
+    def counted(results: Any, *others: Any) -> None:
+        read.append(len(results))
+        read_results(results, *others)
+
+    monkeypatch.setattr(training, "read_results", counted)
+    train(CharPTB, TINY_CHAR, tmp_path / "run", device="gpu", epochs=1, train_symbols=4000)
     updates = read_rows(tmp_path / "run" / "metrics.jsonl")[0]["update"]
-    assert looks == [25] * (updates // 25) + ([updates % 25] if updates % 25 else []) and updates > 25
+    assert read == [25] * (updates // 25) + ([updates % 25] if updates % 25 else []) and updates > 25
 
 
-def test_memory_stays_the_same_over_500_updates(gpu):
-    settings = replace(test_training.TINY, device="gpu", hidden_size=8)
+def test_memory_stays_the_same_over_100_updates(gpu):
+    settings = replace(TINY_CHAR, device="gpu", hidden_size=8)
     experiment = CharPTB(settings, say=quiet)
     optimizer = training.make("adam", experiment.model.parameters(), 1e-3, clip=1.0)
     pool, used = backend.cupy.get_default_memory_pool(), []
-    for update in range(500):
-        outcome = training._update(experiment, optimizer, experiment.batches(1)[0], 1, update + 1)
-        if update % 100 == 99:
-            backend.to_numbers(outcome[:3])
+    for update in range(100):
+        result = training.train_on_batch(experiment, optimizer, experiment.batches(1)[0], 1, update + 1)
+        if update % 20 == 19:
+            backend.to_numbers([result.loss])
             used.append(pool.used_bytes())
     assert len(set(used)) == 1
 
@@ -144,11 +151,12 @@ def test_memory_stays_the_same_over_500_updates(gpu):
 
 
 def test_a_run_cut_into_slices_is_the_run_that_was_not(gpu, tmp_path):
-    whole = train(CharPTB, test_training.TINY, tmp_path / "whole", device="gpu")
+    settings = replace(TINY_CHAR, device="gpu", epochs=1)
+    whole = train(CharPTB, settings, tmp_path / "whole")
     for _ in range(100):
         resume = (tmp_path / "cut").exists()
         try:
-            cut = train(CharPTB, test_training.TINY, tmp_path / "cut", device="gpu", max_minutes=1e-9, resume=resume)
+            cut = train(CharPTB, settings, tmp_path / "cut", max_minutes=1e-9, resume=resume)
             break
         except Interrupted as stop:
             assert stop.status == 0
@@ -156,8 +164,8 @@ def test_a_run_cut_into_slices_is_the_run_that_was_not(gpu, tmp_path):
 
 
 def test_a_run_from_the_cpu_goes_on_on_the_gpu(gpu, tmp_path):
-    train(CharPTB, test_training.TINY, tmp_path / "run", epochs=2)
-    rows, _ = train(CharPTB, test_training.TINY, tmp_path / "run", epochs=3, resume=True, device="gpu")
+    train(CharPTB, TINY_CHAR, tmp_path / "run", epochs=2)
+    rows, _ = train(CharPTB, TINY_CHAR, tmp_path / "run", epochs=3, resume=True, device="gpu")
     assert len(rows) == 3 and rows[2]["valid_bpc"] < rows[0]["valid_bpc"]
 
 
@@ -171,31 +179,20 @@ def test_divergence_is_seen_at_the_next_look_and_names_its_own_update(gpu, tmp_p
             return found._replace(loss=found.loss * float("nan")) if next(calls) == update else found
 
     with pytest.raises(UserError, match=f"in epoch 1, update {update}: the run has diverged"):
-        train(Diverging, test_training.TINY, tmp_path / "run", device="gpu")
+        train(Diverging, TINY_CHAR, tmp_path / "run", device="gpu")
 
 
 def test_the_log_names_the_device_its_memory_and_cuda(gpu, tmp_path):
     said: list[str] = []
-    fit(CharPTB(replace(test_training.TINY, device="gpu", epochs=1), say=quiet), tmp_path / "run", say=said.append)
+    fit(CharPTB(replace(TINY_CHAR, device="gpu", epochs=1), say=quiet), tmp_path / "run", say=said.append)
     assert said[0].startswith(f"device gpu: {gpu.description}, ") and said[0].endswith(" GiB of it free")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["machine"] == gpu.description and {"cupy", "cuda"} <= config["versions"].keys()
 
 
-def test_memory_that_runs_out_is_a_sentence_with_a_batch_size_to_try(gpu, cupy, program, capsys, tmp_path):
+def test_memory_that_runs_out_is_a_sentence_with_a_batch_size_to_try(gpu, cupy, capsys, tmp_path):
     cupy.too_large = 20_000
-    arguments = [
-        "char-ptb",
-        "--dataset",
-        "manual",
-        "--device",
-        "gpu",
-        "--batch-size",
-        "16",
-        "--out",
-        str(tmp_path / "x"),
-    ]
-    assert program.main(arguments) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("run.py: out of memory: Out of memory allocating ") and said.count("\n") == 1
-    assert "try --batch-size 8 or a smaller --hidden-size" in said
+    flags = ["--dataset", "manual", "--device", "gpu", "--batch-size", "16", "--out", tmp_path / "x"]
+    sentence = refused_here(capsys, "char-ptb", *flags)
+    assert sentence.startswith("run.py: out of memory: Out of memory allocating ")
+    assert "try --batch-size 8 or a smaller --hidden-size" in sentence
