@@ -370,6 +370,8 @@ def optimizer_for(kind: type[Optimizer], layer: Linear) -> Optimizer:
 @all_kinds
 def test_an_array_assigned_to_a_parameter_is_trained(kind, layer):
     optimizer = optimizer_for(kind, layer)
+    loss_of(layer)
+    optimizer.step()
     layer.W.data = np.random.default_rng(2).standard_normal(layer.W.shape).astype(np.float32)
     assert falls(layer, optimizer)
 
