@@ -1,56 +1,64 @@
-"""Fixtures: a GPU; small files in place of PTB's, and none of the reader's own."""
+"""Fixtures: a GPU, small data files in place of those of Penn Treebank, and the command line."""
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+import minizone.commands.main
 from minizone import Device, backend
 from minizone.data.download import KNOWN_FILES
-from minizone.kernels.gpu import bn_lstm as gpu_bn
 from minizone.kernels.gpu import cuda
 from tests import standin
 from tests.helpers import SMALL, known
 
 
 def pytest_terminal_summary(terminalreporter):
-    """What the tests recorded: of whole numbers the sum over all tests, of others the largest."""
-    seen: dict[str, list[Any]] = {}
+    """Print what the tests recorded: the sum over all tests of integers, the largest of other numbers."""
+    recorded: dict[str, list[Any]] = {}
     for report in terminalreporter.getreports("passed"):
-        for name, number in report.user_properties if report.when == "call" else ():
-            seen.setdefault(name, []).append(number)
-    if seen:
+        if report.when == "call":
+            for name, number in report.user_properties:
+                recorded.setdefault(name, []).append(number)
+    if recorded:
         terminalreporter.section("recorded")
-    for name, numbers in sorted(seen.items()):
+    for name, numbers in sorted(recorded.items()):
         total = f"{sum(numbers):,}" if isinstance(numbers[0], int) else f"{max(numbers):.1e}"
         terminalreporter.line(f"{name}: {total}")
 
 
 @pytest.fixture(params=["stand-in", pytest.param("device", marks=pytest.mark.gpu)])
 def gpu(request, monkeypatch) -> Iterator[Device]:
-    """A GPU: the stand-in for CuPy (standin.py), and with ``-m gpu`` the real one."""
+    """A GPU: the stand-in for CuPy (tests/standin), and with ``-m gpu`` the real one."""
     if request.param == "stand-in":
         monkeypatch.setattr(cuda, "CUBLAS_WORKSPACE", 4096)
         xp = standin.make()
         monkeypatch.setattr(backend, "cupy", xp)
         monkeypatch.setattr(backend, "load_cublas", xp.cublas)
-        monkeypatch.setattr(gpu_bn, "LANES", 1)  # a warp of one lane: threads for 32 lanes would take minutes
     yield Device("gpu")
-    if request.param == "stand-in":  # each test has a stand-in of its own: what is kept for it must not pile up
+    if request.param == "stand-in":  # each test has its own stand-in, so what was cached for it is not used again
         cuda._blas.cache_clear()
         cuda._compiled.cache_clear()
         cuda._free.clear()
 
 
 @pytest.fixture
-def never_waiting(gpu) -> Callable[[], AbstractContextManager[Any]]:
-    """A context in which the host may not wait for the GPU: what it launches goes into a queue."""
+def cupy(gpu) -> standin.Cupy:
+    """The stand-in itself, for its counters. Without it a test is skipped."""
+    if not isinstance(backend.cupy, standin.Cupy):
+        pytest.skip("only the stand-in counts")
+    return backend.cupy
+
+
+@pytest.fixture
+def never_waiting(gpu) -> Callable[[], AbstractContextManager[None]]:
+    """A context in which it is an error when the host waits for the GPU."""
 
     @contextmanager
     def on_stand_in() -> Iterator[None]:
@@ -58,15 +66,9 @@ def never_waiting(gpu) -> Callable[[], AbstractContextManager[Any]]:
             yield
         assert counts.synchronizations == 0
 
-    if isinstance(backend.cupy, standin.Module):
-        return on_stand_in
-    cupyx = pytest.importorskip("cupyx")
-    if not hasattr(cupyx, "allow_synchronize"):
-        pytest.skip("this CuPy cannot tell where it waits")
-
     @contextmanager
     def on_device() -> Iterator[None]:
-        with warnings.catch_warnings():  # CuPy warns that it does not see every wait
+        with warnings.catch_warnings():  # CuPy warns that it does not see every synchronization
             warnings.simplefilter("ignore")
             refusing = cupyx.allow_synchronize(False)
             refusing.__enter__()
@@ -75,29 +77,25 @@ def never_waiting(gpu) -> Callable[[], AbstractContextManager[Any]]:
         finally:
             refusing.__exit__(None, None, None)
 
+    if isinstance(backend.cupy, standin.Cupy):
+        return on_stand_in
+    cupyx = pytest.importorskip("cupyx")
+    if not hasattr(cupyx, "allow_synchronize"):
+        pytest.skip("this CuPy cannot tell where it waits")
     return on_device
 
 
 @pytest.fixture
-def cupy(gpu, request) -> standin.Module:
-    """The stand-in by itself, for its counters."""
-    if request.node.callspec.params["gpu"] != "stand-in":
-        pytest.skip("counted on the stand-in alone")
-    return backend.cupy
-
-
-@pytest.fixture
-def nobody_elses_files(monkeypatch, tmp_path, request):
-    """Keep the tests off the reader's own data, cache and proxy, the real-data tests excepted."""
-    if "real_ptb" not in request.fixturenames:
-        monkeypatch.setenv("MINIZONE_DATA", str(tmp_path / "environment"))
+def nobody_elses_files(monkeypatch, tmp_path):
+    """Tests do not use the data folder, cache and proxy of whoever runs them, except for those on real data."""
+    monkeypatch.setenv("MINIZONE_DATA", str(tmp_path / "environment"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
 @pytest.fixture
 def small(tmp_path, monkeypatch) -> Path:
-    """A data folder with the small files, which are also what the table expects."""
+    """A data folder with small files, whose sizes and checksums are in the table of known files."""
     folder = tmp_path / "data"
     (folder / "ptb").mkdir(parents=True)
     for relative, raw in SMALL.items():
@@ -107,7 +105,6 @@ def small(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def program(monkeypatch):
-    """run.py as a module."""
-    monkeypatch.syspath_prepend(Path(__file__).resolve().parent.parent)
-    return importlib.import_module("run")
+def program() -> ModuleType:
+    """The command line; its ``main`` runs a command and returns the exit status."""
+    return minizone.commands.main

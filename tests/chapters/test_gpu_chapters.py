@@ -1,4 +1,4 @@
-"""Every chapter runs on a GPU at its small size; all its checks hold there too."""
+"""Every chapter runs on a GPU at its small size, and its checks hold there."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ import pytest
 
 from tests.chapters.test_chapters import CHAPTERS
 
-LONG = ("09_char_ptb", "10_word_ptb", "11_text8", "13_addition")  # the stand-in needs 10 s and more for these
-chapters = [pytest.param(c, marks=pytest.mark.slow if c.stem in LONG else (), id=c.stem) for c in CHAPTERS]
+# On the stand-in all chapters together take minutes.
+slow_stand_in = pytest.mark.parametrize(
+    "gpu",
+    [pytest.param("stand-in", marks=pytest.mark.slow), pytest.param("device", marks=pytest.mark.gpu)],
+    indirect=True,
+)
 
 
-@pytest.mark.parametrize("chapter", chapters)
+@slow_stand_in
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.stem)
 def test_a_chapter_runs_on_a_gpu(gpu, chapter, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MINIZONE_FIGURES", str(tmp_path))
     monkeypatch.syspath_prepend(chapter.parent)

@@ -1,355 +1,365 @@
-"""Every kernel function for a GPU against the function of the same name for a CPU, called with the same arrays."""
+"""Every kernel function for a GPU against the function of the same name for a CPU, called with the same arrays.
+
+To add a kernel, add its row to `step_arguments` or to `stack_arguments`. A function without a row fails a test.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from itertools import product
-from types import ModuleType
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import pytest
 
-from minizone import Device, Tensor
+from minizone import Device
 from minizone.backend import to_host
-from minizone.kernels import cpu as on_cpu_package
-from minizone.kernels import gpu as on_gpu_package
-from minizone.kernels.gpu import bn_lstm as gpu_bn
-from minizone.kernels.gpu import cells as gpu
-from minizone.kernels.gpu import optim as gpu_optim
+from minizone.kernels import cpu as cpu_kernels
+from minizone.kernels import gpu as gpu_kernels
+from minizone.kernels.step import Gradients, Masks, Normalization
 from tests.helpers import Arrays, rng
-from tests.test_optim import give, gradients, parameters
-from tests.test_optimizers import all_kinds
 
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-12}  # times the largest element
 SIZES = [(5, 7), (1, 1), (33, 2), (2, 33)]  # H, B
-KINDS = [None, 0.25, "HB", "H1", "1B", "B", "", "mixed"]  # of masks: none, a number, arrays by shape, "" is 0-d
-MIXED = {"keep_h": "H1", "keep_c": None, "input_mask": "HB", "hidden_mask": "1B"}
-MORE = [{}, {"more_h": None}, {"more_c": None}, {"more_h": None, "more_c": None}]  # what the loss asks of a step itself
-BLOCKS = {"lstm": 4, "gru": 3, "rnn": 1, "bn": 4, "scratch": 8, "s_hat": 8}  # of H rows in a and in other arrays
-VECTORS = {"gamma": 8, "b": 4, "gamma_c": 1, "beta_c": 1, "scale": 9, "d_gamma": 9, "d_beta": 5}  # blocks of H numbers
-USED_UP = {  # besides scratch: what no docstring promises a value of
-    **dict.fromkeys(("lstm_backward", "gru_backward"), ("dh",)),
-    "gru_gates_backward": ("d_reset",),
-    "bn_lstm_backward": ("a", "c_hat", "tanh_c", "room"),
-    "step_clipped": ("g",),
-}
+OPTIMIZERS = {"clip_factor", "norm"}  # tested in test_gpu_optim.py
+OTHERS = {"product", "add_product", "check_tokens", "add_up_tokens"}  # tested one by one below
 
 both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
-every_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
 
 
-def public(module: ModuleType) -> dict[str, Callable[..., Any]]:
-    functions = inspect.getmembers(module, inspect.isfunction)
-    return {name: f for name, f in functions if f.__module__ == module.__name__ and not name.startswith("_")}
+# ---- the table: the arguments of every function by name, a shape for each array
+
+MASK = "mask"  # an array that broadcasts to (H, B), a number, or None
+MAYBE = "maybe"  # an array (H, B) or None
+FLAG = "flag"  # a bool
 
 
-STEPS = [name for module in (gpu, gpu_bn) for name in public(module) if name.endswith(("forward", "backward"))]
-KEEPING = [name for name in STEPS if "gates" not in name]  # with zoneout
-every_step = pytest.mark.parametrize("name", STEPS)
+def step_arguments(H: int, B: int) -> dict[str, dict[str, Any]]:
+    """The arguments of the functions for one time step, the fields of Masks, Gradients and Normalization by name."""
+    state = (H, B)
+    masks_of_lstm = {"keep_h": MASK, "keep_c": MASK, "input_mask": MASK}
+    masks_of_gru = {"keep_h": MASK, "input_mask": MASK}
+    d_h = {"dh": state, "dh_out": MAYBE, "dh_before": state}
+    d_c = {"dc": state, "dc_out": MAYBE, "dc_before": state}
+    norm = {
+        "gamma": (8 * H,), "b": (4 * H,), "gamma_c": (H,), "beta_c": (H,), "mean": (9 * H,), "variance": (9 * H,),
+        "inverse": (9 * H,), "ones": (B,), "epsilon": 1e-5, "given": FLAG,
+    }  # fmt: skip
+    return {
+        "lstm_forward": {
+            "a": (4 * H, B), "h": state, "c": state, **masks_of_lstm, "new_h": state, "new_c": state,
+            "tanh_c": state, "scratch": (4 * H, B),
+        },
+        "lstm_backward": {
+            "a": (4 * H, B), "c": state, "tanh_c": state, **masks_of_lstm, **d_h, **d_c, "scratch": (4 * H, B),
+        },
+        "gru_gates_forward": {"a": (3 * H, B), "h": state, "reset_h": state},
+        "gru_forward": {"a": (3 * H, B), "h": state, **masks_of_gru, "new_h": state, "scratch": (3 * H, B)},
+        "gru_backward": {"a": (3 * H, B), "h": state, **masks_of_gru, **d_h, "scratch": (3 * H, B)},
+        "gru_gates_backward": {
+            "a": (3 * H, B), "h": state, "hidden_mask": MASK, "d_reset": state, "h_before": state,
+            "scratch": (3 * H, B),
+        },
+        "rnn_forward": {"a": state, "h": state, "keep_h": MASK, "relu": FLAG, "new_h": state, "scratch": (2 * H, B)},
+        "rnn_backward": {"a": state, "keep_h": MASK, "relu": FLAG, **d_h},
+        "bn_lstm_forward": {
+            **norm, "s_hat": (8 * H, B), "h": state, "c": state, **masks_of_lstm, "a": (4 * H, B), "new_h": state,
+            "new_c": state, "c_hat": state, "tanh_c": state, "scratch": (8 * H, B),
+        },
+        "bn_lstm_backward": {
+            **norm, "a": (4 * H, B), "s_hat": (8 * H, B), "c_hat": state, "tanh_c": state, "c": state,
+            **masks_of_lstm, **d_h, **d_c, "d_gamma": (9 * H,), "d_beta": (5 * H,), "d_normalized": state,
+            "scratch": (8 * H, B),
+        },
+    }  # fmt: skip
 
 
-def of(device: Device, name: str) -> Callable[..., Any]:
-    """The function of that name."""
-    return getattr(on_cpu_package if device.name == "cpu" else on_gpu_package, name)
+POSITIVE = {"mean", "variance", "inverse"}  # random numbers of these arguments are in [0, 1)
 
 
-def there(device: Device, v: Any) -> Any:
-    """A copy on the device; an array () is a float on the host, as a norm is."""
-    if not isinstance(v, np.ndarray):
-        return v
-    return float(v) if device.name == "cpu" and v.ndim == 0 else device.to_device(v.copy())
+def grouped(function: Any, given: Arrays) -> Arrays:
+    """The arguments as the function takes them: masks, gradients and normalization in their tuples."""
+    flat = dict(given)
+
+    def taken(**names: str) -> Arrays:
+        return {field: flat.pop(name, None) for field, name in names.items()}
+
+    parameters = inspect.signature(function).parameters
+    if "masks" in parameters:
+        flat["masks"] = Masks(**taken(**{field: field for field in Masks._fields}))
+    if "d" in parameters:
+        flat["d"] = Gradients(**taken(**{field: f"d{field}" for field in Gradients._fields}))
+    if "norm" in parameters and "norm" not in flat:
+        flat["norm"] = Normalization(**taken(**{field.name: field.name for field in fields(Normalization)}))
+    return flat
 
 
-def run(device: Device, name: str, arguments: Arrays) -> Arrays:
-    """Call the function with copies; all arrays as they are afterwards, and what is returned."""
-    given = {key: there(device, v) for key, v in arguments.items()}
-    returned = of(device, name)(*given.values())
-    if callable(returned):  # of a projection: called for every step
-        for t in range(len(arguments["x"])):
-            returned(t)
-    results = () if returned is None or callable(returned) else returned
-    found = {f"result {k}": to_host(v) for k, v in enumerate(results if isinstance(results, tuple) else (results,))}
-    kept = sorted(given.keys() - {"scratch", *USED_UP.get(name, ())})
-    return {key: to_host(given[key]) for key in kept if getattr(given[key], "ndim", 0)} | found
+def stack_arguments(x: np.ndarray, M: int, D: int) -> dict[str, dict[str, Any]]:
+    """The arguments of the functions for many time steps: x (T, D, B), or tokens (T, B) below D."""
+    out = (len(x), M, x.shape[-1])
+    return {
+        "project": {"x": x, "W_x": (M, D), "b": (M,), "out": out},
+        "times_stack": {"W": (M, D), "x": x},
+        "take_columns": {"W": (M, D), "tokens": x},
+        "cross_entropy_forward": {"scores": (len(x), D, x.shape[-1]), "targets": x},
+        "cross_entropy_backward": {"p": (len(x), D, x.shape[-1]), "targets": x, "gy": np.asarray(0.7)},
+    }
+
+
+UNSPECIFIED = {  # arguments whose values after the call have no meaning
+    "lstm_backward": ["dh", "dc"],
+    "gru_backward": ["dh"],
+    "rnn_backward": ["dh"],
+    "gru_gates_backward": ["d_reset"],
+    "bn_lstm_backward": ["a", "c_hat", "tanh_c", "dh", "dc", "d_normalized"],
+}
+STEPS = list(step_arguments(1, 1))
+STACKS = list(stack_arguments(np.zeros((1, 1), int), 1, 1))
+ZONEOUT = [name for name in STEPS if "keep_h" in step_arguments(1, 1)[name]]
+MASKS = {  # by name, the shapes of an array or numbers
+    "none": None,
+    "number": 0.25,
+    "(H, B)": "HB",
+    "(H, 1)": "H1",
+    "(1, B)": "1B",
+    "(B,)": "B",
+    "()": "",
+}
+MIXED = {"keep_h": "H1", "keep_c": None, "input_mask": "HB", "hidden_mask": "1B"}
+
+
+def mask(kind: str | float | None, H: int, B: int, generator: np.random.Generator) -> Any:
+    if not isinstance(kind, str):
+        return kind
+    sizes = {"H": H, "B": B, "1": 1}
+    return np.asarray(generator.random([sizes[axis] for axis in kind]))
+
+
+def filled(row: dict[str, Any], H: int, B: int, dtype: Any, **given: Any) -> Arrays:
+    """The arguments of a row of the table, with random numbers in arrays, except for those in ``given``.
+
+    ``given`` has values by the name of an argument, or by kind: MASK, MAYBE (whether there is an array) and FLAG.
+    """
+    generator = rng(H + B)
+
+    def value_of(name: str, what: Any) -> Any:
+        if name in given:
+            return given[name]
+        if isinstance(what, tuple):
+            return generator.random(what) if name in POSITIVE else generator.standard_normal(what)
+        if not isinstance(what, str):
+            return what  # a number, or an array of inputs
+        if what == MASK:
+            kind = given.get(MASK)
+            return mask(MIXED[name] if kind == "mixed" else kind, H, B, generator)
+        if what == MAYBE:
+            return generator.standard_normal((H, B)) if given.get(MAYBE, True) else None
+        return given.get(FLAG, False)
+
+    arguments = {name: value_of(name, what) for name, what in row.items()}
+    if "ones" in arguments:
+        arguments["ones"] = np.ones(B)
+    return {name: value.astype(dtype) if is_float(value) else value for name, value in arguments.items()}
+
+
+def is_float(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind == "f"
+
+
+# ---- calls
+
+
+def there(device: Device, value: Any) -> Any:
+    """A copy of an argument on the device."""
+    return device.to_device(value.copy()) if isinstance(value, np.ndarray) else value
+
+
+def call(device: Device, name: str, arguments: Arrays) -> Arrays:
+    """All arguments that are arrays, as they are after the call, and what the function returns."""
+    kernels = cpu_kernels if device.name == "cpu" else gpu_kernels
+    given = {key: there(device, value) for key, value in arguments.items()}
+    function = getattr(kernels, name)
+    returned = function(**grouped(function, given))
+    results = returned if isinstance(returned, tuple) else (returned,)
+    named = given | {f"result {k}": value for k, value in enumerate(results)}
+    for unspecified in ("scratch", *UNSPECIFIED.get(name, ())):
+        named.pop(unspecified, None)
+    return {key: to_host(value) for key, value in named.items() if hasattr(value, "dtype")}
 
 
 def assert_close(found: Arrays, expected: Arrays, dtype: Any) -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
-        assert found[name].shape == value.shape, name
-        assert not value.ndim or found[name].dtype == value.dtype, name
+        assert (found[name].shape, found[name].dtype) == (value.shape, value.dtype), name
         largest = np.nanmax(np.abs(value), initial=0)
         np.testing.assert_allclose(found[name], value, rtol=0, atol=TOLERANCE[dtype] * largest, err_msg=name)
 
 
-def assert_same_bits(found: Arrays, expected: Arrays) -> None:
-    for name, value in found.items():
-        assert value.tobytes() == expected[name].tobytes(), name
-
-
 def check(gpu: Device, name: str, arguments: Arrays, dtype: Any) -> Arrays:
-    found = run(gpu, name, arguments)
-    assert_close(found, run(Device(), name, arguments), dtype)
+    """What the GPU has computed, if it is what the CPU computes."""
+    found = call(gpu, name, arguments)
+    assert_close(found, call(Device(), name, arguments), dtype)
     return found
 
 
-@pytest.mark.parametrize("file", ["cells", "bn_lstm", "tokens", "optim"])
-def test_both_devices_have_the_same_functions_with_the_same_parameters(file):
-    """In batch normalization the CPU has parts that on a GPU are inside one kernel."""
-    cpu_module, gpu_module = (getattr(package, file) for package in (on_cpu_package, on_gpu_package))
-    on_cpu, on_gpu = (
-        {name: list(inspect.signature(f).parameters) for name, f in public(module).items()}
-        for module in (cpu_module, gpu_module)
-    )
-    if gpu_module is gpu_bn:
-        on_cpu = {name: on_cpu[name] for name in ("bn_lstm_forward", "bn_lstm_backward")}
-    assert on_gpu == on_cpu
-    assert hasattr(cpu_module, "PART") == hasattr(gpu_module, "PART")
+def functions(package: Any) -> set[str]:
+    return {name for name in package.__all__ if inspect.isfunction(getattr(package, name))}
 
 
-# ---- steps of the cells
+def test_every_function_is_tested_and_both_devices_have_it_with_the_same_parameters():
+    assert functions(gpu_kernels) == {*STEPS, *STACKS, *OPTIMIZERS, *OTHERS}
+    for name in functions(gpu_kernels):
+        on_cpu, on_gpu = (getattr(package, name) for package in (cpu_kernels, gpu_kernels))
+        assert list(inspect.signature(on_cpu).parameters) == list(inspect.signature(on_gpu).parameters), name
 
 
-def mask(kind: Any, H: int, B: int, generator: np.random.Generator, dtype: Any) -> Any:
-    if not isinstance(kind, str):
-        return kind
-    return np.asarray(generator.random([{"H": H, "B": B, "1": 1}[axis] for axis in kind]), dtype)
-
-
-def step_arguments(name: str, H: int, B: int, dtype: Any, masks: Any = None, **given: Any) -> Arrays:
-    """Random ones, by name, but for those that are given; masks of a kind, or as they are."""
-    generator, blocks = rng(H + B), {"a": BLOCKS[name.split("_")[0]]} | BLOCKS
-    arguments: Arrays = {"relu": False, "given": False, "epsilon": 1e-5, "ones": np.ones(B, dtype)} | given
-    for key in inspect.signature(of(Device(), name)).parameters:
-        if key in MIXED:
-            value = mask(MIXED[key] if isinstance(masks, str) and masks == "mixed" else masks, H, B, generator, dtype)
-        elif key == "statistics":
-            value = generator.random((3, 9 * H)).astype(dtype)
-        else:
-            shape = (VECTORS[key] * H,) if key in VECTORS and name[:2] == "bn" else (blocks.get(key, 1) * H, B)
-            value = generator.standard_normal(shape).astype(dtype)
-        arguments.setdefault(key, value)
-    return {key: arguments[key] for key in inspect.signature(of(Device(), name)).parameters}
+# ---- one time step
 
 
 @both_dtypes
-@every_kind
-@every_step
-def test_a_step_gives_the_same(gpu, name, kind, dtype):
-    for (H, B), flag, more in product(SIZES, (False, True), MORE):
-        check(gpu, name, step_arguments(name, H, B, dtype, kind, relu=flag, given=flag, **more), dtype)
+@pytest.mark.parametrize("masks", [*MASKS, "mixed"])
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step(gpu, name, masks, dtype):
+    kind = MASKS.get(masks, masks)
+    for H, B in SIZES:
+        row = step_arguments(H, B)[name]
+        for flag in (False, True) if FLAG in row.values() else (False,):
+            for maybe in (False, True) if MAYBE in row.values() else (False,):
+                check(gpu, name, filled(row, H, B, dtype, **{MASK: kind, FLAG: flag, MAYBE: maybe}), dtype)
 
 
 @both_dtypes
-@pytest.mark.parametrize("name", KEEPING)
-def test_who_keeps_has_the_old_value_to_the_bit_and_who_does_not_the_new_one(gpu, name, dtype):
-    (H, B), free = (5, 7), {"input_mask": None} | MORE[-1]
-    old, new = ("{}", "new_{}") if name.endswith("forward") else ("d{}", "d{}_old")
-    states = [each for each in "hc" if f"keep_{each}" in step_arguments(name, H, B, dtype)]
-    for every in (lambda v: v, lambda v: np.full((H, B), v, dtype)):
-        nobody = run(gpu, name, step_arguments(name, H, B, dtype, every(0.0), **free))
-        for key, value in run(gpu, name, step_arguments(name, H, B, dtype, None, **free)).items():
-            np.testing.assert_array_equal(nobody[key], value, key)  # 0 may be -0
-        arguments = step_arguments(name, H, B, dtype, every(1.0), **free)
-        found = run(gpu, name, arguments)
-        for each in states:
-            np.testing.assert_array_equal(found[new.format(each)], arguments[old.format(each)], each)
+@pytest.mark.parametrize("name", [name for name in STEPS if name.startswith("bn")])
+@pytest.mark.parametrize("B", [31, 32, 70])
+def test_minibatches_that_a_warp_does_not_divide(gpu, name, B, dtype):
+    for flag in (False, True):
+        check(gpu, name, filled(step_arguments(3, B)[name], 3, B, dtype, **{MASK: "mixed", FLAG: flag}), dtype)
+
+
+def test_without_examples_the_gradients_of_gain_and_bias_are_0(gpu):
+    found = call(gpu, "bn_lstm_backward", filled(step_arguments(3, 0)["bn_lstm_backward"], 3, 0, np.float64))
+    assert not found["d_gamma"].any() and not found["d_beta"].any()
+
+
+@both_dtypes
+@pytest.mark.parametrize("name", ZONEOUT)
+def test_a_mask_of_1_keeps_the_old_value_to_the_bit_and_a_mask_of_0_takes_the_new_one(gpu, name, dtype):
+    H, B = 5, 7
+    row = step_arguments(H, B)[name]
+    keeps = [each for each in ("keep_h", "keep_c") if each in row]
+    free = call(gpu, name, filled(row, H, B, dtype, **{MAYBE: False}))
+    for of in (lambda value: value, lambda value: np.full((H, B), value, dtype)):
+        arguments = filled(row, H, B, dtype, **{MAYBE: False}, **dict.fromkeys(keeps, of(0.0)))
+        found = call(gpu, name, arguments)
+        for each, value in free.items():
+            np.testing.assert_array_equal(found[each], value, each)  # 0 may be -0
+        arguments = filled(row, H, B, dtype, **{MAYBE: False}, **dict.fromkeys(keeps, of(1.0)))
+        found = call(gpu, name, arguments)
+        for state in (each.removeprefix("keep_") for each in keeps):
+            forward = name.endswith("forward")
+            old, new = (state, f"new_{state}") if forward else (f"d{state}", f"d{state}_before")
+            np.testing.assert_array_equal(found[new], arguments[old], new)
 
 
 @both_dtypes
 def test_a_rectifier_keeps_what_is_not_a_number(gpu, dtype):
-    arguments = step_arguments("rnn_forward", 5, 7, dtype, None, relu=True)
+    arguments = filled(step_arguments(5, 7)["rnn_forward"], 5, 7, dtype, **{FLAG: True})
     arguments["a"][:2, 0] = np.nan, -np.inf
-    np.testing.assert_array_equal(run(gpu, "rnn_forward", arguments)["new_h"][:2, 0], [np.nan, 0])
-
-
-# ---- products
+    np.testing.assert_array_equal(call(gpu, "rnn_forward", arguments)["new_h"][:2, 0], [np.nan, 0])
 
 
 @both_dtypes
-@every_kind
-def test_products_with_and_without_a_mask(gpu, kind, dtype):
-    for M, K, B, pieces in ((12, 6, 7, 2), (1, 1, 1, 1), (96, 33, 2, 3)):
+@pytest.mark.parametrize("masks", ["none", "(H, B)", "(1, B)"])
+def test_products_with_and_without_a_mask(gpu, masks, dtype):
+    for M, K, B in ((12, 6, 7), (1, 1, 1), (96, 33, 2)):
         generator, found = rng(M), {}
         W, h, out = (generator.standard_normal(shape).astype(dtype) for shape in ((M, K), (K, B), (M, B)))
-        keep = mask("HB" if kind == "mixed" else kind, M, B, generator, dtype)
-        for device, cells in ((gpu, on_gpu_package), (Device(), on_cpu_package)):
-            blocks, here = cells.small_blocks(there(device, W), B, pieces), there(device, h)
-            first, second, room, scratch = (there(device, v) for v in (out, out, out, np.empty((pieces * M, B), dtype)))
-            assert cells.product(blocks, here, first, scratch) is first
-            cells.add_product(blocks, here, second, there(device, keep), room, scratch)
-            found[device.name] = {"product": to_host(first), "sum": to_host(second), "h": to_host(here)}
+        keep = mask(MASKS[masks], M, B, generator)
+        keep = None if keep is None else keep.astype(dtype)
+        for device, kernels in ((gpu, gpu_kernels), (Device(), cpu_kernels)):
+            first, second, scratch = there(device, out), there(device, out), there(device, out)
+            kernels.product(there(device, W), there(device, h), first)
+            kernels.add_product(there(device, W), there(device, h), second, there(device, keep), scratch)
+            found[device.name] = {"product": to_host(first), "sum": to_host(second)}
         assert_close(found["gpu"], found["cpu"], dtype)
 
 
-# ---- optimizers
-
-NUMBERS = {"learning_rate": 0.1, "mu": 0.9, "decay": 0.9, "floor": 1e-5, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
-every_update = pytest.mark.parametrize("name", sorted(public(gpu_optim).keys() - {"norm"}))
-with_and_without_a_rate = pytest.mark.parametrize("rate", [None, 0.1])
-
-
-def update_arguments(name: str, N: int, dtype: Any, clip: float, rate: float | None) -> Arrays:
-    """By name; ``clip`` in units of the norm. A third of the elements is so small that RMSProp's floor is felt."""
-    generator, arguments = rng(N), NUMBERS | {"rate": 0.1 if name == "step_clipped" else rate}
-    for key in inspect.signature(of(Device(), name)).parameters:
-        if key in ("norm", "direction_norm"):
-            arguments[key] = np.asarray(np.linalg.norm(arguments["g"]), dtype)
-        elif key not in NUMBERS and key not in ("rate", "clip"):
-            arguments[key] = generator.standard_normal(N).astype(dtype)
-            arguments[key][1::3] *= 1e-7
-            arguments[key] = arguments[key] ** 2 if key in ("ms", "v") else arguments[key]
-    arguments["clip"] = clip * float(arguments["norm"])
-    return {key: arguments[key] for key in inspect.signature(of(Device(), name)).parameters}
-
-
-@both_dtypes
-@with_and_without_a_rate
-@pytest.mark.parametrize("clip", [0.0, 0.05, 0.5, 2.0])
-@every_update
-def test_an_update_gives_the_same(gpu, name, clip, rate, dtype):
-    """Without a rate the direction is left in g; with one nobody needs it."""
-    for N in (1, 33, 70_000):
-        found, expected = (
-            run(device, name, update_arguments(name, N, dtype, clip, rate)) for device in (gpu, Device())
-        )
-        for each in (found, expected) if rate else ():
-            each.pop("g", None)
-        assert_close(found, expected, dtype)
-
-
-@both_dtypes
-@with_and_without_a_rate
-@pytest.mark.parametrize("norm", [np.nan, np.inf])
-@every_update
-def test_a_norm_that_is_not_finite_changes_nothing_at_all(gpu, monkeypatch, name, norm, rate, dtype):
-    monkeypatch.delitem(USED_UP, "step_clipped")
-    for clip in (0.0, 0.5):
-        arguments = update_arguments(name, 33, dtype, clip, rate) | {"norm": np.asarray(norm, dtype)}
-        arguments["g"][5] = norm
-        found = run(gpu, name, arguments)
-        assert "g" in found and "p" in found
-        assert_same_bits(found, arguments)
-
-
-@both_dtypes
-def test_the_norm_stays_on_the_device(gpu, dtype):
-    g = rng().standard_normal(1000).astype(dtype)
-    found = of(gpu, "norm")(gpu.to_device(g))
-    assert found.shape == () and found.dtype == dtype
-    assert float(found) == pytest.approx(of(Device(), "norm")(g), rel=TOLERANCE[dtype])
-
-
-@both_dtypes
-@pytest.mark.parametrize("clip_what", ["step", "gradient"])
-@all_kinds
-def test_five_updates_of_an_optimizer_and_one_with_a_gradient_that_is_not_a_number(gpu, kind, clip_what, dtype):
-    for clip in (0.0, 0.05, 100.0):
-        after: dict[str, list[Arrays]] = {}
-        for device in (gpu, Device()):
-            owners = [Tensor(device.to_device(p.data)) for p in parameters(dtype)]
-            optimizer, after[device.name] = kind(owners, 0.02, clip=clip, clip_what=clip_what), []
-            for update in range(6):
-                given = gradients(update, dtype=dtype)
-                given[2][...] = np.nan if update == 5 else given[2]
-                give(owners, [device.to_device(g) for g in given])
-                norm = optimizer.step()
-                arrays = {"flat": optimizer.flat} | optimizer.buffers
-                after[device.name].append({key: to_host(v).copy() for key, v in arrays.items()})
-                assert np.isnan(float(norm)) == (update == 5)
-        for found, expected in zip(after["gpu"], after["cpu"], strict=True):
-            assert_close(found, expected, dtype)
-        assert_same_bits(*after["gpu"][-2:])
-
-
-# ---- inputs, tokens and scores
+# ---- all time steps at once: inputs, tokens and scores
 
 every_integer = pytest.mark.parametrize("integer", [np.int32, np.int64, np.uint8])
 
 
 def out_of_range(V: int, integer: Any) -> np.ndarray:
+    """Integers that are not in [0, V)."""
     numbers = np.array([V, -1, np.iinfo(integer).max, np.iinfo(integer).min]).astype(integer)
     return numbers[(numbers < 0) | (numbers >= V)]
 
 
-def input_arguments(name: str, x: np.ndarray, M: int, V: int, dtype: Any) -> Arrays:
-    """Of the functions that multiply with inputs or take columns: W (M, V)."""
-    generator = rng(M)
-    W, b, out = (generator.standard_normal(shape).astype(dtype) for shape in ((M, V), M, (len(x), M, x.shape[-1])))
-    return {
-        "projection": {"x": x, "W_x": W, "b": b, "a": out},
-        "projector": {"x": x, "W_x": W, "s": out},
-        "times_columns": {"a": W, "x": x},
-        "take_columns": {"W": W, "tokens": x},
-    }[name]
-
-
 @both_dtypes
-@pytest.mark.parametrize("T, D, B, M", [(3, 5, 7, 6), (1, 1, 1, 1), (3, 130, 5, 140)])
-@pytest.mark.parametrize("name", ["projection", "projector", "times_columns"])
-def test_products_of_all_steps_at_once(gpu, name, T, D, B, M, dtype):
-    check(gpu, name, input_arguments(name, rng(T).standard_normal((T, D, B)).astype(dtype), M, D, dtype), dtype)
+@pytest.mark.parametrize("sizes", [(3, 5, 7, 6), (1, 1, 1, 1), (3, 130, 5, 140)], ids=str)
+@pytest.mark.parametrize("name", ["project", "times_stack"])
+def test_products_of_all_steps(gpu, name, sizes, dtype):
+    T, D, B, M = sizes
+    x = rng(T).standard_normal((T, D, B)).astype(dtype)
+    check(gpu, name, filled(stack_arguments(x, M, D)[name], M, B, dtype), dtype)
 
 
 @both_dtypes
 @every_integer
-@pytest.mark.parametrize("name", ["projection", "projector", "take_columns"])
-def test_a_token_takes_its_column_and_one_that_is_out_of_range_nan(gpu, name, integer, dtype):
+@pytest.mark.parametrize("name", ["project", "take_columns"])
+def test_a_token_selects_its_column_and_one_out_of_range_nan(gpu, name, integer, dtype):
+    out = {"project": "out", "take_columns": "result 0"}[name]
     for T, B, M, V in ((3, 4, 5, 6), (1, 1, 1, 1), (2, 33, 3, 250)):
-        tokens, bad = rng(T).integers(V, size=(T, B)).astype(integer), np.arange(T * B).reshape(T, B) % 5 == 0
-        expected = run(Device(), name, input_arguments(name, tokens, M, V, dtype))
-        assert_same_bits(run(gpu, name, input_arguments(name, tokens, M, V, dtype)), expected)
-        for wrong in out_of_range(V, integer):
-            asked = np.where(bad, wrong, tokens)
-            of(gpu, "check_tokens")(gpu.to_device(asked), V)
-            found = run(gpu, name, input_arguments(name, asked, M, V, dtype))
-            key = {"projection": "a", "projector": "s", "take_columns": "result 0"}[name]
-            expected[key] = np.where(bad[:, None], np.array(np.nan, dtype), expected[key])
-            for other in {*found} - {"x", "tokens"}:
-                np.testing.assert_array_equal(found[other], expected[other])
+        tokens, wrong = rng(T).integers(V, size=(T, B)).astype(integer), np.arange(T * B).reshape(T, B) % 5 == 0
+        expected = check(gpu, name, filled(stack_arguments(tokens, M, V)[name], M, B, dtype), dtype)[out]
+        for number in out_of_range(V, integer):
+            faulty = np.where(wrong, number, tokens)
+            found = call(gpu, name, filled(stack_arguments(faulty, M, V)[name], M, B, dtype))[out]
+            np.testing.assert_array_equal(found, np.where(wrong[:, None], np.array(np.nan, dtype), expected))
 
 
 @both_dtypes
 @every_integer
-@pytest.mark.parametrize("whole", [True, False], ids=["in one piece", "columns of a larger matrix"])
-def test_gradients_of_tokens_are_added_up_in_their_columns_alone(gpu, whole, integer, dtype):
-    """Those that are out of range are nobody's. Twice the same is the same to the bit."""
-    (M, V), some = (3, 6), rng().integers(6, size=(5, 40)).astype(integer)
-    part, shape = (slice(1, -1), (M + 2, V)) if whole else ((slice(1, -1), slice(1, -1)), (M + 2, V + 2))
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_gradients_of_tokens_are_added_to_their_columns(gpu, contiguous, integer, dtype):
+    """Those of tokens out of range are added to none. Two calls give the same to the bit."""
+    M, V = 3, 6
+    some = rng().integers(V, size=(5, 40)).astype(integer)
     wrong = [np.where(some == 3, number, some) for number in out_of_range(V, integer)]
+    columns = slice(None) if contiguous else slice(1, -1)
     for x in (some, np.sort(some.ravel())[None], 0 * some, some[:1, :1], *wrong, 0 * some + V):
-        before = rng(2).standard_normal(shape).astype(dtype)
+        before = rng(2).standard_normal((M, V if contiguous else V + 2)).astype(dtype)
         da, known = rng(1).standard_normal((M, x.size)).astype(dtype), ((x >= 0) & (x < V)).ravel()
-        found, expected = [gpu.to_device(before.copy()) for _ in "ab"], before.copy()
+        expected = before.copy()
+        np.add.at(expected[:, columns], (slice(None), x.ravel()[known]), da[:, known])
+        found = []
         for _ in range(2):
-            for each in found:
-                of(gpu, "add_up_tokens")(gpu.to_device(da), gpu.to_device(x), each[part])
-            np.add.at(expected[part], (slice(None), x.ravel()[known]), da[:, known])
-        first, second = map(to_host, found)
-        assert first.tobytes() == second.tobytes()
-        np.testing.assert_allclose(first, expected, rtol=0, atol=TOLERANCE[dtype] * abs(expected).max())
-        assert (first != before).any(axis=0).sum() == len(np.unique(x.ravel()[known]))
+            dW = there(gpu, before)
+            gpu_kernels.add_up_tokens(there(gpu, da), there(gpu, x), dW[:, columns])
+            found.append(to_host(dW))
+        assert found[0].tobytes() == found[1].tobytes()
+        np.testing.assert_allclose(found[0], expected, rtol=0, atol=TOLERANCE[dtype] * abs(expected).max())
+        assert (found[0] != before).any(axis=0).sum() == len(np.unique(x.ravel()[known]))
 
 
 @both_dtypes
 @every_integer
 @pytest.mark.parametrize("scale", [1.0, 1e4])
-@pytest.mark.parametrize("shape", [(6, 7), (3, 5, 2), (2, 3, 5, 4), (1, 1), (3, 1, 2), (2, 1000, 3)], ids=str)
-def test_cross_entropy_and_a_target_that_is_no_class(gpu, shape, scale, integer, dtype):
-    """Where there is one the loss is NaN. The gradient of its scores is as of a class that they are not about."""
-    *leading, V, B = shape
-    targets = rng(B).integers(min(V, 200), size=(*leading, B)).astype(integer)
-    forward = {"scores": (scale * rng(V).standard_normal(shape)).astype(dtype), "targets": targets}
-    p, loss = (found := check(gpu, "cross_entropy_forward", forward, dtype))["result 0"], found["result 1"]
-    backward = {"p": p, "targets": targets, "gy": np.asarray(0.7, dtype)}
-    gx = check(gpu, "cross_entropy_backward", backward, dtype)["result 0"]
+@pytest.mark.parametrize("shape", [(3, 5, 2), (1, 1, 1), (3, 1, 2), (2, 1000, 3)], ids=str)
+def test_cross_entropy_and_a_target_that_is_not_a_class(gpu, shape, scale, integer, dtype):
+    """With such a target the loss is NaN, and the gradient is that of a class without a score."""
+    T, V, B = shape
+    targets = rng(B).integers(min(V, 200), size=(T, B)).astype(integer)
+    scores = (scale * rng(V).standard_normal(shape)).astype(dtype)
+    forward = {"scores": scores, "targets": targets}
+    found = check(gpu, "cross_entropy_forward", forward, dtype)
+    backward = {"p": found["result 0"], "targets": targets, "gy": np.asarray(0.7, dtype)}
+    gradient = check(gpu, "cross_entropy_backward", backward, dtype)["result 0"]
     for wrong in out_of_range(V, integer):
-        asked = targets.copy()
-        asked.flat[0] = wrong
-        found = run(gpu, "cross_entropy_forward", forward | {"targets": asked})
-        assert np.isnan(found["result 1"]) and np.isfinite(loss)
-        assert_same_bits({"p": found["result 0"]}, {"p": p})
-        found = run(gpu, "cross_entropy_backward", backward | {"targets": asked})
-        assert (found["result 0"] != gx).sum() == 1
+        faulty = targets.copy()
+        faulty.flat[0] = wrong
+        again = call(gpu, "cross_entropy_forward", forward | {"targets": faulty})
+        assert np.isnan(again["result 1"]) and np.isfinite(found["result 1"])
+        assert again["result 0"].tobytes() == found["result 0"].tobytes()
+        again = call(gpu, "cross_entropy_backward", backward | {"targets": faulty})
+        assert (again["result 0"] != gradient).sum() == 1

@@ -1,295 +1,236 @@
-"""A strict stand-in for CuPy: arrays "of a device" whose memory is NumPy's, and a count of what a GPU would have to do.
+"""A stand-in for CuPy: what minizone calls of it, computed by NumPy, with the rules of a GPU.
 
-    xp = standin.make()
-    monkeypatch.setattr(minizone.backend, "cupy", xp)
-    with xp.counting() as counts:
+    cupy = standin.make()
+    monkeypatch.setattr(minizone.backend, "cupy", cupy)
+    with cupy.counting() as counts:
         ...
     assert counts.synchronizations == 0
 
-It has what CuPy has, with its keywords (cupy_signatures.py), and refuses what CuPy refuses. NumPy computes
-(standin_arrays.py), and the host's own compiler makes the kernels (standin_kernels.py, standin_cpp.py). Streams, graphs
-and cuBLAS are in standin_cuda.py.
+It enforces what a machine without a GPU would not show:
+
+- NumPy's functions do not take arrays of the device. CuPy's functions, ufuncs and kernels do not take NumPy arrays.
+- There is no function, method or keyword but those in `tests.standin.arrays`; ufuncs have no ``where``.
+- An index in an array wraps around. An index that names an element twice cannot be assigned to, and a copy cannot
+  overlap with its source. ``add.at`` needs a type with an atomic addition.
+- Results are C-contiguous, whatever the operands are. New memory is full of NaN.
+- The host waits for every copy to it, ``float(x)`` and ``bool(x)`` included; this is counted, as launches are.
+- A kernel runs its own C++ source. An index out of range, a raw argument that is not contiguous, an argument of another
+  type and an input that overlaps with an output are errors.
+- While a graph is recorded, nothing allocates, copies from or to the host, or waits. A graph does not keep its arrays
+  alive.
+- cuBLAS needs the types of its arguments, the current stream, a workspace, and matrices that lie inside of arrays.
 """
 
 from __future__ import annotations
 
 import copy
-import threading
 import weakref
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from tests.standin import cuda as standin_cuda
-from tests.standin import kernels as standin_kernels
-from tests.standin.arrays import Function, Ufunc, ndarray, unsupported
-from tests.standin.cuda import CuBLAS
-from tests.standin.kernels import cuda_source
-from tests.standin.signatures import TABLE, UFUNC, bind
+from tests.standin.arrays import FUNCTIONS, UFUNCS, Function, Memory, Ufunc, ndarray, unsupported
+from tests.standin.cuda import CuBLAS, CUDARuntimeError, Device, Event, Stream
+from tests.standin.kernels import ElementwiseKernel, ReductionKernel
 
-__all__ = ["Counts", "CuBLAS", "Module", "cuda_source", "make", "ndarray"]
-TYPES = "?bhilqBHILQefdFD"
+__all__ = ["Counts", "Cupy", "make", "ndarray"]
 
 
 @dataclass
 class Counts:
-    """What a GPU would have done. An operation of a graph is captured once, then replayed at every launch of it."""
+    """What a GPU would have done. The launches that a graph records and plays back are counted apart."""
 
     launches: int = 0
-    gemms: int = 0
-    kernels: Counter[str] = field(default_factory=Counter)
+    gemms: int = 0  # of these, products by cuBLAS
+    allocations: int = 0
+    synchronizations: int = 0
     to_device: int = 0
     to_host: int = 0
-    synchronizations: int = 0
-    allocations: int = 0
-    graph_launches: int = 0
     captured: int = 0
+    graph_launches: int = 0
     replayed: int = 0
-
-
-class Holder:
-    """One allocation, shared by all views of it; it is gone when the last of them is."""
-
-    def __init__(self, memory: np.ndarray, pool: standin_cuda.MemoryPool):
-        self.memory, (self.address, self.end) = memory, np.lib.array_utils.byte_bounds(memory)
-        self.pool, self.size = pool, -(-(self.end - self.address) // 512) * 512
-        pool._take(self.size)
-
-    def __del__(self) -> None:
-        self.pool._take(-self.size)
 
 
 class Generator:
     """`cupy.random.Generator`, with the numbers of NumPy's."""
 
-    def __init__(self, xp: Module, bit_generator: np.random.BitGenerator):
-        self._xp, self._host = xp, np.random.Generator(bit_generator)
+    def __init__(self, xp: Cupy, bits: np.random.BitGenerator):
+        self.xp, self.host = xp, np.random.Generator(bits)
 
-    def __getattr__(self, name: str) -> Any:
-        if f"random.Generator.{name}" not in TABLE:
-            raise AttributeError(f"'Generator' object has no attribute {name!r}")
+    def random(self, size: Any = None, dtype: Any = np.float64) -> ndarray:
+        self.xp.counts.launches += 1
+        return self.xp.new(np.asarray(self.host.random(size, dtype)))
 
-        def draw(_: Generator, *args: Any, **kwargs: Any) -> Any:
-            takes_dtype = name in ("integers", "random", "standard_exponential", "standard_gamma", "standard_normal")
-            dtype = None if takes_dtype else kwargs.pop("dtype", None)
-            drawn = getattr(self._host, name)(*args, **kwargs)
-            return drawn if dtype is None else np.asarray(drawn, dtype)
-
-        return partial(Function(self._xp, f"random.Generator.{name}", draw), self)
+    def standard_normal(self, size: Any = None, dtype: Any = np.float64) -> ndarray:
+        self.xp.counts.launches += 1
+        return self.xp.new(np.asarray(self.host.standard_normal(size, dtype)))
 
 
-def _random(xp: Module) -> SimpleNamespace:
-    def bits(seed: Any = None, *, size: int = -1) -> np.random.BitGenerator:
-        return np.random.Philox(seed)
+class MemoryPool:
+    """The default memory pool: it has the memory of all arrays that are alive, in units of 512 bytes."""
 
-    def default_rng(seed: Any = None) -> Generator:
-        return Generator(xp, bits(seed))
+    def __init__(self, xp: Cupy):
+        self.xp = xp
 
-    return SimpleNamespace(
-        Generator=partial(Generator, xp), Philox4x3210=bits, XORWOW=bits, MRG32k3a=bits, default_rng=default_rng
-    )
+    def used_bytes(self) -> int:
+        return sum(-(-memory.size // 512) * 512 for memory in self.xp.memories)
 
+    total_bytes = used_bytes
 
-class Names:
-    """`cupy.linalg`; and `cupy.ogrid`, `cupy.r_` and their like, which are indexed."""
-
-    def __init__(self, xp: Module, name: str):
-        self._xp, self._name = xp, name
-
-    def __getattr__(self, name: str) -> Any:
-        if f"{self._name}.{name}" not in TABLE:
-            raise AttributeError(f"module 'cupy.{self._name}' has no attribute {name!r}")
-        return Function(self._xp, f"{self._name}.{name}", getattr(getattr(np, self._name), name))
-
-    def __getitem__(self, index: Any) -> Any:
-        result, new = self._xp.wrap(getattr(np, self._name)[self._xp.unwrap(index)], self._xp.arrays(index))
-        self._xp.counts.launches += bool(new)
-        return result
+    def free_all_blocks(self) -> None:
+        """Nothing: what is freed is returned at once."""
 
 
-class Module:
+class Cupy:
     """What stands for the module `cupy`.
 
-    ``counts`` counts from the beginning, `counting` a block. ``too_large = n`` makes the next allocation of more than
-    n bytes fail. ``cublas()`` is what ctypes would make of the library.
+    ``counts`` counts from the beginning, `counting` a block. After ``too_large = n`` the next allocation of more than n
+    bytes fails.
     """
 
+    __name__, __version__ = "cupy", "stand-in"
+    ndarray = ndarray
+    float32, float64, int32, int64 = np.float32, np.float64, np.int32, np.int64
+
     def __init__(self) -> None:
-        self.__name__, self.__version__ = "cupy", TABLE["__version__"]
-        self.counts, self.too_large = Counts(), None
-        self.holders: weakref.WeakSet[Holder] = weakref.WeakSet()
-        self.streams: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-        self.pool, self._local = standin_cuda.MemoryPool(), threading.local()
-        self.ndarray = type("ndarray", (ndarray,), {"_xp": self, "__slots__": ()})
-        self.cuda, self.random = standin_cuda.namespace(self), _random(self)
-        self.ElementwiseKernel = partial(standin_kernels.ElementwiseKernel, self)
-        self.ReductionKernel = partial(standin_kernels.ReductionKernel, self)
-        self.cublas = partial(CuBLAS, self)
+        self.counts = Counts()
+        self.too_large: int | None = None
+        self.memories: weakref.WeakSet[Memory] = weakref.WeakSet()
+        self.pointers: weakref.WeakValueDictionary[int, ndarray] = weakref.WeakValueDictionary()  # those asked for
+        self.pool = MemoryPool(self)
+        self.streams = [Stream(self)]  # the current one is the last one
+        properties = {"name": b"stand-in", "totalGlobalMem": 8 << 30}
+        self.cuda = SimpleNamespace(
+            Device=partial(Device, self),
+            Event=partial(Event, self),
+            Stream=partial(Stream, self),
+            get_current_stream=lambda: self.streams[-1],
+            get_elapsed_time=lambda start, end: 1e3 * (end.time - start.time),
+            runtime=SimpleNamespace(
+                CUDARuntimeError=CUDARuntimeError,
+                getDeviceCount=lambda: 1,
+                getDeviceProperties=lambda device: properties,
+                runtimeGetVersion=lambda: 13000,
+            ),
+        )
+        self.random = SimpleNamespace(Generator=partial(Generator, self), Philox4x3210=np.random.Philox)
+        self.ElementwiseKernel = partial(ElementwiseKernel, self)
+        self.ReductionKernel = partial(ReductionKernel, self)
+        self.cublas = partial(CuBLAS, self)  # what `backend.load_cublas` returns
 
     def __getattr__(self, name: str) -> Any:
-        host = getattr(np, name, None)
-        if name not in TABLE or name.startswith("__"):
-            raise AttributeError(f"module 'cupy' has no attribute {name!r}")
-        if not hasattr(np, name) or (isinstance(host, type(np)) and name != "linalg"):
-            raise NotImplementedError(f"the stand-in has no cupy.{name}")
-        if TABLE[name] == UFUNC:
-            made = Ufunc(self, name, host)
-        elif name == "linalg" or (hasattr(host, "__getitem__") and not isinstance(host, type)):
-            made = Names(self, name)
+        if name in FUNCTIONS:
+            made: Any = Function(self, name, getattr(np, name))
+        elif name in UFUNCS:
+            made = Ufunc(self, name)
         else:
-            made = host if isinstance(host, type) or not callable(host) else Function(self, name, host)
-        self.__dict__[name] = made
+            raise AttributeError(f"the stand-in has no cupy.{name}; add it to tests.standin.arrays if CuPy has it")
+        setattr(self, name, made)
         return made
-
-    # ---- for tests
 
     @contextmanager
     def counting(self) -> Iterator[Counts]:
-        """Counts that at the end of the block are those of the block."""
-        counts, before = Counts(), copy.deepcopy(self.counts)
+        """The counts of the block, which are there when it ends."""
+        counts, before = Counts(), copy.copy(self.counts)
         yield counts
-        for each in fields(Counts):
-            setattr(counts, each.name, getattr(self.counts, each.name) - getattr(before, each.name))
+        for field in fields(Counts):
+            setattr(counts, field.name, getattr(self.counts, field.name) - getattr(before, field.name))
+
+    # ---- functions of CuPy that are not NumPy's
+
+    def asarray(self, a: Any, dtype: Any = None) -> ndarray:
+        if isinstance(a, ndarray):
+            return a if dtype in (None, a.dtype) else a.astype(dtype)
+        self.refuse_in_capture("a copy to the device")
+        self.counts.to_device += 1
+        return self.new(np.array(a, dtype))
+
+    def asnumpy(self, a: Any) -> np.ndarray:
+        return a.get() if isinstance(a, ndarray) else np.asarray(a)
+
+    def empty(self, shape: Any, dtype: Any = float) -> ndarray:
+        """New memory has anything in it: NaN, or -1."""
+        raw = np.empty(shape, dtype)
+        raw.reshape(-1).view(np.uint8).fill(255 if raw.dtype != bool else 1)
+        return self.new(raw)
+
+    def empty_like(self, a: ndarray, dtype: Any = None) -> ndarray:
+        return self.empty(a.shape, dtype or a.dtype)
+
+    def get_array_module(self, *args: Any) -> Any:
+        return self if any(isinstance(arg, ndarray) for arg in args) else np
+
+    def get_default_memory_pool(self) -> MemoryPool:
+        return self.pool
 
     # ---- for the other parts of the stand-in
 
-    @property
-    def stream_stack(self) -> list[Any]:
-        """The current stream of this thread is the last one."""
-        if not hasattr(self._local, "stack"):
-            self._local.stack = [self.cuda.Stream.null]
-        return self._local.stack
+    def refuse_in_capture(self, what: str) -> None:
+        """Raise if a graph is being recorded, which is then useless."""
+        self.streams[-1].refuse(what)
 
-    def refuse(self, what: str) -> None:
-        self.stream_stack[-1]._refuse(what)
-
-    def launch(self, run: Callable[[], Any], arrays: Iterable[Any], kernel: str | None = None) -> None:
-        self.stream_stack[-1]._launch(run, arrays, kernel)
+    def launch(self, run: Callable[[], Any], arrays: Iterable[ndarray]) -> None:
+        """Run it now, or record it."""
+        self.streams[-1].launch(run, arrays)
 
     def synchronize(self, what: str) -> None:
-        self.refuse(what)
+        self.refuse_in_capture(what)
         self.counts.synchronizations += 1
 
-    def fetch(self, array: ndarray) -> np.ndarray:
-        """The numbers, to be copied."""
-        self.synchronize("a transfer to the host")
-        self.counts.to_host += 1
-        return array.raw
-
-    def to_device(self, array: np.ndarray) -> ndarray:
-        self.refuse("a transfer to the device")
-        self.counts.to_device += 1
-        return self.new(array)
-
     def new(self, raw: np.ndarray) -> ndarray:
-        """Memory of its own for an array that nobody else has."""
-        if raw.dtype.char not in TYPES:
-            raise ValueError(f"Unsupported dtype {raw.dtype}")
+        """An array of the device in memory of its own."""
         if raw.size:
-            self.refuse("an allocation")
+            self.refuse_in_capture("an allocation")
             self.counts.allocations += 1
         if self.too_large is not None and raw.nbytes > self.too_large:
             self.too_large = None
-            raise standin_cuda.OutOfMemoryError(f"Out of memory allocating {raw.nbytes:,} bytes")
-        holder = Holder(raw, self.pool)
-        self.holders.add(holder)
-        return self.ndarray._of(raw, holder)
+            raise MemoryError(f"Out of memory allocating {raw.nbytes:,} bytes")
+        memory = Memory(raw.nbytes)
+        self.memories.add(memory)
+        return ndarray(self, raw, memory)
 
-    def arrays(self, tree: Any) -> list[ndarray]:
-        """The arrays of the device in nested tuples, lists and dictionaries."""
-        if isinstance(tree, dict):
-            tree = tree.values()
-        elif not isinstance(tree, tuple | list):
-            return [tree] if isinstance(tree, self.ndarray) else []
-        return [array for branch in tree for array in self.arrays(branch)]
-
-    def unwrap(self, tree: Any, host_arrays: bool = False) -> Any:
-        """The same with NumPy's arrays; there may be none among them yet."""
-        if isinstance(tree, dict):
-            return {key: self.unwrap(branch, host_arrays) for key, branch in tree.items()}
+    def arrays_in(self, tree: Any) -> list[ndarray]:
+        """The arrays of the device in nested tuples and lists."""
         if isinstance(tree, tuple | list):
-            return type(tree)([self.unwrap(branch, host_arrays) for branch in tree])
-        foreign = isinstance(tree, ndarray) and not isinstance(tree, self.ndarray)
-        if foreign or (isinstance(tree, np.ndarray) and not host_arrays):
+            return [array for branch in tree for array in self.arrays_in(branch)]
+        return [tree] if isinstance(tree, ndarray) else []
+
+    def to_raw(self, tree: Any, host_arrays: bool = False) -> Any:
+        """The same with NumPy arrays in their place."""
+        if isinstance(tree, tuple | list):
+            return type(tree)([self.to_raw(branch, host_arrays) for branch in tree])
+        if isinstance(tree, np.ndarray) and not host_arrays:
             raise unsupported(tree)
         return tree.raw if isinstance(tree, ndarray) else tree
 
     def operand(self, x: Any) -> Any:
-        """An array of the device as NumPy's, a number as it is."""
+        """An array of the device as a NumPy array, a number as it is; nothing else."""
         if isinstance(x, bool | int | float | complex | np.generic):
             return x
-        if not isinstance(x, self.ndarray):
+        if not isinstance(x, ndarray):
             raise unsupported(x)
         return x.raw
 
-    def wrap(self, result: Any, arrays: list[ndarray], keeps_order: bool = False) -> tuple[Any, int]:
-        """What NumPy has made of these arrays: they themselves, views of them or new; and how many are new."""
-        if isinstance(result, tuple | list):
-            pairs = [self.wrap(each, arrays, keeps_order) for each in result]
-            parts = [part for part, _ in pairs]
-            return type(result)(*parts) if hasattr(result, "_fields") else type(result)(parts), sum(n for _, n in pairs)
+    def from_raw(self, result: Any, arrays: list[ndarray], keeps_order: bool = False) -> Any:
+        """What NumPy has computed from these arrays, on the device: themselves, views of them, or new arrays."""
+        if isinstance(result, tuple):
+            return tuple(self.from_raw(each, arrays, keeps_order) for each in result)
         if not isinstance(result, np.ndarray | np.generic):
-            return result, 0
+            return result
         for array in arrays:
             if result is array.raw:
-                return array, 0
+                return array
             if np.may_share_memory(result, array.raw):
-                return array._view(result), 0
-        return self.new(np.asarray(result, order="K" if keeps_order else "C")), int(result.size > 0)
-
-    # ---- what NumPy has no equal of
-
-    def empty(self, shape: Any, dtype: Any = float, order: Any = "C") -> ndarray:
-        return self._rubbish(np.empty(shape, dtype, order))
-
-    def empty_like(
-        self, prototype: Any, dtype: Any = None, order: Any = "K", subok: Any = None, shape: Any = None
-    ) -> Any:
-        return self._rubbish(np.empty_like(self.unwrap(prototype), dtype, order, shape=shape))
-
-    def _rubbish(self, raw: np.ndarray) -> ndarray:
-        new = self.new(raw)
-        if raw.dtype == bool:
-            raw.fill(True)
-        elif raw.size:
-            raw.ravel("K").view(np.uint8).fill(255)  # NaN, or -1
-        return new
-
-    def asnumpy(self, a: Any, stream: Any = None, order: Any = "C", out: Any = None, *, blocking: bool = True) -> Any:
-        return a.get(stream, order, out) if isinstance(a, self.ndarray) else np.asarray(a, order=order)
-
-    def take(self, *args: Any, **kwargs: Any) -> ndarray:
-        """The indices wrap around, and there is no mode."""
-        given = {"axis": None, "out": None} | bind("take", args, kwargs)
-        a, indices, axis, out = (given[name] for name in ("a", "indices", "axis", "out"))
-        self.refuse("take")
-        raw, index = self.unwrap(a), self.to_device(np.array(indices)) if isinstance(indices, list) else indices
-        n, index = raw.size if axis is None else raw.shape[axis], self.operand(index)
-        result = np.take(raw, index % n if n else index, axis)
-        if out is not None:
-            if (out.dtype, out.shape) != (result.dtype, result.shape):
-                raise TypeError("Output dtype mismatch") if out.dtype != result.dtype else ValueError("Output shape")
-            out.raw[...] = result
-        wrapped, new = self.wrap(result, []) if out is None else (out, 1)
-        self.counts.launches += bool(new)
-        return wrapped
-
-    def get_array_module(self, *args: Any) -> Any:
-        return self if any(isinstance(arg, self.ndarray) for arg in args) else np
-
-    def get_default_memory_pool(self) -> Any:
-        return self.pool
-
-    def is_available(self) -> bool:
-        return True
+                return array.view_of(result)
+        self.counts.launches += 1
+        return self.new(np.asarray(result, order="K" if keeps_order else "C"))
 
 
-def make() -> Module:
-    """A CuPy of its own, with nothing on its device yet."""
-    return Module()
+def make() -> Cupy:
+    """A CuPy with an empty device."""
+    return Cupy()

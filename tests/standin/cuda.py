@@ -1,350 +1,198 @@
-"""`cupy.cuda` in the stand-in for CuPy (standin.py): streams, graphs, the memory pool, and cuBLAS as ctypes sees it."""
+"""Streams, recorded graphs, and cuBLAS as ctypes calls it, for the stand-in."""
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import time
 import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
-from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
-Module = Any  # standin.Module
-TOTAL_MEMORY = 8 << 30
+if TYPE_CHECKING:
+    from tests.standin import Cupy
+    from tests.standin.arrays import Memory, ndarray
 
 
 class CUDARuntimeError(RuntimeError):
     """`cupy.cuda.runtime.CUDARuntimeError`."""
 
 
-class OutOfMemoryError(MemoryError):
-    """`cupy.cuda.memory.OutOfMemoryError`."""
-
-
 class Stream:
-    """A stream. Nothing waits in it: what is launched has happened, unless the stream records it for a graph."""
+    """A stream. What is launched in it runs at once, unless the stream records it for a graph."""
 
-    _xp: Module
-    null: Stream
-    _pointers = iter(range(1 << 20, 1 << 40, 1 << 10))
+    addresses = itertools.count(1 << 40)
 
-    def __init__(self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: Any = None):
-        self.ptr = 0 if null else next(self._pointers)
-        self.is_non_blocking, self.done = non_blocking, True
-        self.operations: list[tuple] | None = None  # those recorded so far
-        self.broken = ""  # by what
-        self._xp.streams[self.ptr] = self
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Stream) and self.ptr == other.ptr
-
-    def __hash__(self) -> int:
-        return self.ptr
+    def __init__(self, xp: Cupy, non_blocking: bool = False):
+        self.xp, self.ptr = xp, next(self.addresses)
+        self.recorded: list[tuple[Callable[[], Any], list[weakref.ref[Memory]]]] | None = None
+        self.refused = ""  # what has made the recording useless
 
     def __enter__(self) -> Stream:
-        self._xp.stream_stack.append(self)
+        self.xp.streams.append(self)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._xp.stream_stack.pop()
-
-    def use(self) -> Stream:
-        self._xp.stream_stack[-1] = self
-        return self
+        self.xp.streams.pop()
 
     def synchronize(self) -> None:
-        self._refuse("a synchronization")
-        self._xp.synchronize("a synchronization")
+        self.xp.synchronize("a synchronization")
 
-    def record(self, event: Event | None = None) -> Event:
-        event = event or self._xp.cuda.Event()
-        event.record(self)
-        return event
-
-    def wait_event(self, event: Event) -> None:
-        """Nothing to wait for."""
-
-    def is_capturing(self) -> bool:
-        return self.operations is not None
-
-    def begin_capture(self, mode: Any = None) -> None:
-        if self.ptr == 0:
-            raise RuntimeError("cannot capture on the default (legacy) stream")
-        self._refuse("begin_capture")
-        self.operations, self.broken = [], ""
+    def begin_capture(self) -> None:
+        self.recorded, self.refused = [], ""
 
     def end_capture(self) -> Graph:
-        if self.operations is None:
-            raise CUDARuntimeError("cudaErrorIllegalState: the stream is not capturing")
-        operations, self.operations = self.operations, None
-        if self.broken:
-            raise CUDARuntimeError(f"cudaErrorStreamCaptureInvalidated: by {self.broken}")
-        graph = object.__new__(Graph)
-        graph._xp, graph._operations = self._xp, operations
-        return graph
+        recorded, self.recorded = self.recorded or [], None
+        if self.refused:
+            raise CUDARuntimeError(f"cudaErrorStreamCaptureInvalidated: by {self.refused}")
+        return Graph(self.xp, recorded)
 
-    def _refuse(self, what: str) -> None:
-        """Raise if the stream captures, which then is of no use any more."""
-        if self.operations is not None:
-            self.broken = what
+    def refuse(self, what: str) -> None:
+        """Raise if the stream records."""
+        if self.recorded is not None:
+            self.refused = what
             raise CUDARuntimeError(f"operation not permitted when stream is capturing: {what}")
 
-    def _launch(self, run: Callable[[], Any], arrays: Iterable[Any], kernel: str | None = None) -> None:
-        """Do it now, or record it, with weak references to the memory of the arrays that it works on."""
-        counts = self._xp.counts
-        if self.operations is not None:
-            self.operations.append((run, [weakref.ref(array.holder) for array in arrays]))
-            counts.captured += 1
+    def launch(self, run: Callable[[], Any], arrays: Iterable[ndarray]) -> None:
+        """Run it, or record it with weak references to the memory that it uses."""
+        if self.recorded is not None:
+            self.recorded.append((run, [weakref.ref(array.memory) for array in arrays]))
+            self.xp.counts.captured += 1
             return
-        counts.launches += 1
-        if kernel:
-            counts.kernels[kernel] += 1
+        self.xp.counts.launches += 1
         with np.errstate(all="ignore"):
             run()
 
 
 class Graph:
-    """What a stream has recorded. As on a GPU, it does not keep alive the arrays that it works on."""
+    """What a stream has recorded. As on a GPU, it does not keep its arrays alive."""
 
-    _xp: Module
-    _operations: list[tuple[Callable[[], Any], list[weakref.ref]]]
+    def __init__(self, xp: Cupy, recorded: list[tuple[Callable[[], Any], list[weakref.ref[Memory]]]]):
+        self.xp, self.recorded = xp, recorded
 
-    def __init__(self, *args: Any):
-        raise NotImplementedError("a graph is made by a stream that captures")
-
-    def launch(self, stream: Stream | None = None) -> None:
-        (stream or self._xp.stream_stack[-1])._refuse("the launch of another graph")
-        if any(holder() is None for _, holders in self._operations for holder in holders):
-            raise RuntimeError("a graph uses memory that has been freed")
-        self._xp.counts.graph_launches += 1
-        self._xp.counts.replayed += len(self._operations)
+    def launch(self) -> None:
+        self.xp.refuse_in_capture("the launch of another graph")
+        self.xp.counts.graph_launches += 1
+        self.xp.counts.replayed += len(self.recorded)
         with np.errstate(all="ignore"):
-            for run, _ in self._operations:
+            for run, memories in self.recorded:
+                if any(memory() is None for memory in memories):
+                    raise RuntimeError("a graph uses memory that has been freed")
                 run()
-
-    def upload(self, stream: Stream | None = None) -> None:
-        """Nothing: it is there."""
 
 
 class Event:
-    _xp: Module
+    """A mark in a stream, for `cupy.cuda.get_elapsed_time`."""
 
-    def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False):
-        self.ptr, self.time, self.done = 1, 0.0, True
+    def __init__(self, xp: Cupy):
+        self.xp, self.time = xp, 0.0
 
-    def record(self, stream: Stream | None = None) -> None:
+    def record(self) -> None:
         self.time = time.perf_counter()
 
     def synchronize(self) -> None:
-        self._xp.synchronize("a synchronization")
+        self.xp.synchronize("a synchronization")
 
 
 class Device:
-    _xp: Module
-    id, compute_capability = 0, "90"
+    """The current device."""
 
-    def __init__(self, device: Any = None):
-        if device not in (None, 0):
-            raise CUDARuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
+    id = 0
 
-    def __enter__(self) -> Device:
-        return self
-
-    use = __enter__
-
-    def __exit__(self, *error: object) -> None: ...
+    def __init__(self, xp: Cupy):
+        self.xp = xp
 
     @property
     def mem_info(self) -> tuple[int, int]:
-        return TOTAL_MEMORY - self._xp.pool.total_bytes(), TOTAL_MEMORY
+        """Free and total bytes."""
+        total = 8 << 30
+        return total - self.xp.pool.used_bytes(), total
 
     def synchronize(self) -> None:
-        self._xp.synchronize("a synchronization")
-
-
-class MemoryPool:
-    """Memory in units of 512 bytes; what is freed stays with the pool."""
-
-    def __init__(self) -> None:
-        self._used = self._most = 0
-
-    def _take(self, size: int) -> None:
-        self._used += size
-        self._most = max(self._most, self._used)
-
-    def used_bytes(self) -> int:
-        return self._used
-
-    def total_bytes(self) -> int:
-        return self._most
-
-    def free_bytes(self) -> int:
-        return self._most - self._used
-
-    def free_all_blocks(self, stream: Any = None) -> None:
-        self._most = self._used
-
-
-def namespace(xp: Module) -> SimpleNamespace:
-    stream, event, device = (type(c.__name__, (c,), {"_xp": xp}) for c in (Stream, Event, Device))
-    properties = {"name": b"stand-in", "totalGlobalMem": TOTAL_MEMORY, "multiProcessorCount": 1, "warpSize": 32}
-    runtime = SimpleNamespace(
-        CUDARuntimeError=CUDARuntimeError,
-        getDeviceCount=lambda: 1,
-        getDevice=lambda: 0,
-        getDeviceProperties=lambda device: properties | {"major": 9, "minor": 0},
-        runtimeGetVersion=lambda: 13000,
-        driverGetVersion=lambda: 13000,
-        memGetInfo=lambda: device().mem_info,
-        deviceSynchronize=lambda: device().synchronize(),
-        streamCaptureModeGlobal=0,
-        streamCaptureModeThreadLocal=1,
-        streamCaptureModeRelaxed=2,
-    )
-    stream.null = stream(null=True)
-    return SimpleNamespace(
-        runtime=runtime,
-        memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
-        Stream=stream,
-        Event=event,
-        Graph=Graph,
-        Device=device,
-        MemoryPool=MemoryPool,
-        get_current_stream=lambda device_id=-1: xp.stream_stack[-1],
-        get_elapsed_time=lambda start_event, end_event: 1e3 * (end_event.time - start_event.time),
-    )
+        self.xp.synchronize("a synchronization")
 
 
 # ---- cuBLAS
 
-GEMM = "handle transa transb m n k alpha A lda B ldb beta C ldc"
-PARAMETERS = {
-    "cublasCreate_v2": "handle",
-    "cublasSetStream_v2": "handle streamId",
-    "cublasSetWorkspace_v2": "handle workspace workspaceSizeInBytes",
-    "cublasSgemm_v2": GEMM,
-    "cublasDgemm_v2": GEMM,
-}
-NOT_INITIALIZED, INVALID_VALUE = 1, 7
-
 
 class CFunction:
-    """A function of a library as ctypes has it; what ctypes would cut to 32 bits it refuses."""
+    """A function of a C library. Without ``argtypes``, ctypes would cut a pointer to 32 bits."""
 
-    def __init__(self, name: str, call: Callable[..., int]):
-        self.name, self.call, self.argtypes, self.restype = name, call, None, ctypes.c_int
+    def __init__(self, function: Callable[..., int]):
+        self.function = function
+        self.argtypes: list[Any] | None = None
 
     def __call__(self, *args: Any) -> int:
-        n = len(PARAMETERS[self.name].split())
-        if len(args) != n or (self.argtypes is not None and len(self.argtypes) != n):
-            kinds = len(self.argtypes or ())
-            raise TypeError(f"{self.name} has {n} parameters; {len(args)} arguments given, {kinds} argtypes")
-        for arg, kind in zip(args, self.argtypes or n * [ctypes.c_int], strict=True):
-            if self.argtypes is not None:
-                kind.from_param(arg)  # raises what ctypes would
-            if kind is ctypes.c_int and isinstance(arg, int) and not -(2**31) <= arg < 2**31:
-                raise ctypes.ArgumentError(f"{self.name}: {arg:#x} would be cut to 32 bits")
-        return self.call(*map(self._seen, args))
-
-    @staticmethod
-    def _seen(arg: Any) -> Any:
-        """What C sees: the object behind a reference, or a number."""
-        if hasattr(arg, "_obj"):
-            return arg._obj
-        number = arg.value if isinstance(arg, ctypes._SimpleCData) else arg
-        if not isinstance(number, int | None):
-            raise ctypes.ArgumentError(f"wrong type {type(arg).__name__}")
-        return number or 0
+        if self.argtypes is None or len(self.argtypes) != len(args):
+            raise TypeError(f"argtypes {self.argtypes} do not describe {len(args)} arguments")
+        for arg, argtype in zip(args, self.argtypes, strict=True):
+            argtype.from_param(arg)  # raises what ctypes would
+        return self.function(*(getattr(arg, "_obj", arg) for arg in args))  # the object behind a byref
 
 
 class CuBLAS:
-    """The library, as far as it is called: columns are stored one after the other, pointers are addresses."""
+    """The five functions of the library that minizone calls. Matrices are stored column by column."""
 
-    def __init__(self, xp: Module):
-        self._xp, self._handles, self._found = xp, {}, weakref.WeakValueDictionary()
-        for name in PARAMETERS:
-            setattr(self, name, CFunction(name, getattr(self, f"_{name[6:-3]}")))
+    def __init__(self, xp: Cupy):
+        self.xp, self.stream = xp, 0
+        self.workspace: weakref.ref[Memory] | None = None
+        self.cublasCreate_v2 = CFunction(lambda handle: 0)
+        self.cublasSetStream_v2 = CFunction(self._set_stream)
+        self.cublasSetWorkspace_v2 = CFunction(self._set_workspace)
+        self.cublasSgemm_v2 = CFunction(partial(self._gemm, ctypes.c_float))
+        self.cublasDgemm_v2 = CFunction(partial(self._gemm, ctypes.c_double))
 
-    def _Create(self, handle: Any) -> int:
-        handle.value = 4096 + 256 * len(self._handles)
-        self._handles[handle.value] = {"stream": 0, "workspace": None}
+    def _set_stream(self, handle: object, stream: int) -> int:
+        self.stream, self.workspace = stream, None  # a change of the stream takes the workspace away
         return 0
 
-    def _SetStream(self, handle: int, stream: int) -> int:
-        if stream not in self._xp.streams:
-            raise RuntimeError(f"cuBLAS: there is no stream {stream:#x}")
-        if handle not in self._handles:
-            return NOT_INITIALIZED
-        self._handles[handle] = {"stream": stream, "workspace": None}  # it takes the workspace away
+    def _set_workspace(self, handle: object, workspace: int, size: int) -> int:
+        self.workspace = weakref.ref(self.xp.pointers[workspace].memory)
         return 0
 
-    def _SetWorkspace(self, handle: int, workspace: int, size: int) -> int:
-        if handle not in self._handles:
-            return NOT_INITIALIZED
-        self._handles[handle]["workspace"] = weakref.ref(self._holder(workspace, size))
-        return 0
-
-    def _Sgemm(self, *args: Any) -> int:
-        return self._gemm(ctypes.c_float, *args)
-
-    def _Dgemm(self, *args: Any) -> int:
-        return self._gemm(ctypes.c_double, *args)
-
-    def _gemm(self, number: Any, handle: int, transa: int, transb: int, m: int, n: int, k: int, alpha: Any, A: int,
-              lda: int, B: int, ldb: int, beta: Any, C: int, ldc: int) -> int:  # fmt: skip
-        """``C = alpha * op(A) @ op(B) + beta * C``, (m, k), (k, n), (m, n)."""
-        if handle not in self._handles:
-            return NOT_INITIALIZED
-        shapes = (k, m) if transa else (m, k), (n, k) if transb else (k, n), (m, n)
-        if min(m, n, k) < 0 or {transa, transb} - {0, 1, 2}:
-            return INVALID_VALUE
-        if any(ld < max(1, rows) for ld, (rows, _) in zip((lda, ldb, ldc), shapes, strict=True)):
-            return INVALID_VALUE
+    def _gemm(
+        self, number: type[Any], handle: object, transa: int, transb: int, m: int, n: int, k: int,
+        alpha: Any, a: int, lda: int, b: int, ldb: int, beta: Any, c: int, ldc: int,
+    ) -> int:  # fmt: skip
+        """``C = alpha * A @ B + beta * C``: (m, n), (m, k), (k, n)."""
+        if transa or transb:
+            raise NotImplementedError("the stand-in multiplies matrices that are not transposed")
         if type(alpha) is not number or type(beta) is not number:
             raise TypeError(f"cuBLAS: alpha and beta must be references to {number.__name__}")
-        stream, workspace = self._place(self._handles[handle])
-        if not m * n:
-            return 0
-        (a, b, c), holders = zip(*map(partial(self._matrix, number), (A, B, C), shapes, (lda, ldb, ldc)), strict=True)
-        if any(np.shares_memory(x, c) for x in (a, b)):
+        self._check_stream()
+        dtype = np.dtype(number)
+        arrays = [self.xp.pointers[pointer] for pointer in (a, b, c)]
+        A, B = _matrix(arrays[0], m, k, lda, dtype), _matrix(arrays[1], k, n, ldb, dtype)
+        C = _matrix(arrays[2], m, n, ldc, dtype)
+        if np.may_share_memory(A, C) or np.may_share_memory(B, C):
             raise RuntimeError("cuBLAS: the product would overwrite its factors")
-        a, b = a.T if transa else a, b.T if transb else b
-        factor, old = c.dtype.type(alpha.value), c.dtype.type(beta.value)
+        scale, factor = dtype.type(alpha.value), dtype.type(beta.value)
 
-        def run(memory: Any = [holder and holder.memory for holder in holders]) -> None:  # noqa: B006
-            c[...] = factor * (a @ b) + (old * c if old else 0)
+        def run() -> None:
+            C[...] = scale * (A @ B) + (factor * C if factor else 0)
 
-        self._xp.counts.gemms += not stream.is_capturing()
-        stream._launch(run, [SimpleNamespace(holder=holder) for holder in (*holders, workspace) if holder])
+        self.xp.counts.gemms += self.xp.streams[-1].recorded is None
+        self.xp.launch(run, arrays)
         return 0
 
-    def _place(self, state: dict[str, Any]) -> tuple[Any, Any]:
-        """The stream and the holder of the workspace of a handle."""
-        stream, workspace = self._xp.streams.get(state["stream"]), state["workspace"] and state["workspace"]()
-        if stream != self._xp.stream_stack[-1]:
+    def _check_stream(self) -> None:
+        """The product goes into the stream of the handle, which should be the current one."""
+        current = self.xp.streams[-1]
+        if self.stream != current.ptr:
             raise RuntimeError("cuBLAS: the stream of the handle is not the current one")
-        if state["workspace"] and workspace is None:
+        if self.workspace is None:
+            current.refuse("cuBLAS, which allocates a workspace, as none was set after the stream")
+        elif self.workspace() is None:
             raise RuntimeError("cuBLAS: the workspace has been freed")
-        if stream.is_capturing() and workspace is None:
-            stream._refuse("cuBLAS allocates a workspace, as none was set after the stream")
-        return stream, workspace
 
-    def _holder(self, pointer: int, size: int) -> Any:
-        known = self._found.get(pointer)
-        for holder in self._xp.holders if known is None else [known]:
-            if holder.address <= pointer and pointer + size <= holder.end:
-                self._found[pointer] = holder
-                return holder
-        raise RuntimeError(f"cuBLAS: {size} bytes at {pointer:#x} are in no array of the device")
 
-    def _matrix(self, number: Any, pointer: int, shape: tuple[int, int], ld: int) -> tuple[np.ndarray, Any]:
-        """The memory as (rows, columns), and its holder."""
-        (rows, columns), item = shape, ctypes.sizeof(number)
-        if not rows * columns:
-            return np.empty(shape, number), None
-        size = ((columns - 1) * ld + rows) * item
-        holder = self._holder(pointer, size)
-        return np.ndarray(shape, number, (ctypes.c_char * size).from_address(pointer), 0, (item, ld * item)), holder
+def _matrix(array: ndarray, rows: int, columns: int, ld: int, dtype: np.dtype) -> np.ndarray:
+    """The numbers of an array as cuBLAS sees them: columns of numbers that start ``ld`` numbers apart."""
+    if array.dtype != dtype or ld < max(1, rows) or (columns - 1) * ld + rows > array.size:
+        numbers = f"{array.size} numbers of {array.dtype}"
+        raise RuntimeError(f"cuBLAS: {numbers} are no ({rows}, {columns}) of {dtype} with columns {ld} apart")
+    return as_strided(array.raw.reshape(-1), (rows, columns), (dtype.itemsize, ld * dtype.itemsize))
