@@ -289,7 +289,7 @@ def test_a_warm_start_has_the_parameters_of_the_other_run(file, tmp_path):
 def test_a_warm_start_from_another_model_is_refused(first, changes, tmp_path):
     run(tmp_path / "first", epochs=1, **first)
     path = tmp_path / "first" / "best.safetensors"
-    with pytest.raises(UserError, match=r"^--load-path .*best.safetensors holds another model: load_state_dict: "):
+    with pytest.raises(UserError, match=r"best.safetensors holds another model: "):
         run(tmp_path / "second", load_path=str(path), **changes)
     with pytest.raises(UserError, match="there is no checkpoint"):
         run(tmp_path / "second", load_path=str(tmp_path / "nowhere.safetensors"))

@@ -113,7 +113,7 @@ def test_two_updates_in_a_row_equal_those_of_the_reference(cell, record_property
         arguments, options = cell.problem(4, 5), cell.masks("independent", 4, 5)
         del arguments["x"]
         states = [arguments.pop(f"{name}0") for name in states_of(cell)]
-        weights = tensors(arguments)
+        weights = tensors({name: array.copy() for name, array in arguments.items()})
         optimizer = Adam(list(weights.values()), 0.1)
         for update in range(2):
             outputs = as_tuple(function(cell.problem(4, 5, seed=update)["x"], *states, *weights.values(), **options))
