@@ -164,9 +164,8 @@ def test_layer_computes_the_lstm_with_the_masks_of_zoneout_and_of_recurrent_drop
     generator = rng() if training else None
     static = rng(made._static_seed) if kind == "static" else None
     keep_h, keep_c = made.zoneout.masks(T, H, B, generator, static, np.float64)
-    expected_h, expected_c = lstm_of(
-        made, x, keep_h, keep_c, input_mask=input_mask(0.3, T, H, B, generator, np.float64)
-    )
+    keep_in = input_mask(0.3, T, H, B, generator, np.float64) if training else 1 - 0.3
+    expected_h, expected_c = lstm_of(made, x, keep_h, keep_c, input_mask=keep_in)
     h, (last_h, last_c) = made(x, rng=rng() if training else None)
     assert_same({"h": h.data, "c": last_c.data}, {"h": expected_h, "c": expected_c[-1]}, 0.0)
     assert np.array_equal(last_h.data, h.data[-1])

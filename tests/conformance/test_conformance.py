@@ -96,6 +96,17 @@ def test_what_is_not_a_number_fails():
     assert {"plain", "frozen", "either", "frequency", "expectation", "output", "gradient"} <= failed
 
 
+@pytest.mark.parametrize("name", ["x", "h", "c", "W_x", "W_h", "b"])
+def test_gradient_of_each_array_is_looked_at(name):
+    class OneWrong(ReadableLSTM):
+        def gradient(self, x, h, c, r, q, seed):
+            gradients = super().gradient(x, h, c, r, q, seed)
+            return gradients | {name: 1.01 * gradients[name]}
+
+    (result,) = (result for result in conform(OneWrong) if result.status == "FAIL")
+    assert result.invariant.name == "gradient" and f"(d{name})" in result.seen
+
+
 class Nothing(ReadableLSTM):
     def __init__(self, *arguments, **options):
         raise NotOffered("nothing")
