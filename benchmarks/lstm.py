@@ -1,6 +1,7 @@
 """Forward and backward of one sequence with zoneout: minizone, PyTorch, JAX, and the floor of the matrix products.
 
-    python benchmarks/lstm.py [--cell lstm] [--rounds 15] [--shapes 100,32,50,1000 ...] [--json FILE]
+    python benchmarks/lstm.py [--cell lstm] [--shapes 100,32,50,1000 ...] [--device gpu] [--json FILE]
+    python benchmarks/lstm.py --against ../other-checkout     this checkout and another one, and nothing else
 
 Peers that are not installed are left out: pip install -r benchmarks/requirements.txt
 """
@@ -9,91 +10,81 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+import harness
 import tyro
+from harness import Candidate
+from problems import SHAPES, TINY_SHAPE, Shape
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
-import peers  # noqa: E402
-from side_by_side import Candidate, machine, ratio, time_together, write_json  # noqa: E402
-
-SHAPES = (  # T, B, D, H: the paper's, and two smaller ones
-    "100,32,50,1000",
-    "784,100,1,100",
-    "35,20,1500,1500",
-    "180,128,27,256",
-    "100,32,50,256",
-    "180,128,27,2000",
-)
+Cell = Literal["lstm", "gru", "rnn", "bn_lstm"]
+CELLS: tuple[Cell, ...] = get_args(Cell)
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(harness.Settings):
     """Time recurrent layers side by side."""
 
-    cell: Literal["lstm", "gru", "rnn", "bn_lstm"] = "lstm"
-    """Which layer."""
     rounds: int = 15
-    """Repetitions of each candidate."""
-    shapes: tuple[str, ...] = SHAPES
-    """T,B,D,H of each problem."""
-    json: str | None = None
-    """Write all numbers to this file."""
+    """Turns of each candidate."""
+    cell: Cell = "lstm"
+    """Which layer."""
+    shapes: tuple[str, ...] = ()
+    """T,B,D,H of each problem, for example 100,32,50,1000; without it all of them."""
 
 
-def candidates(cell: str, shape: tuple[int, ...]) -> list[Candidate]:
+def candidates(cell: Cell, shape: Shape, device: str) -> list[Candidate]:
+    """minizone first, then what it is compared with."""
+    on_gpu = device == "gpu"
     made = [
-        Candidate("minizone", peers.minizone_layer, cell, *shape),
-        Candidate("floor", peers.floor, cell, *shape),
-        Candidate("torch loop, where", peers.torch_zoneout, "where", cell, *shape),
-        Candidate("torch loop, lerp", peers.torch_zoneout, "lerp", cell, *shape),
-        Candidate("jax scan", peers.jax_scan, cell, *shape),
+        Candidate("minizone", "ours.layer", cell, shape, device),
+        Candidate("floor", "ours.floor", cell, shape, device),
+        Candidate("jax scan", "jax_scan.layer", cell, shape, device),
     ]
-    if cell == "lstm":
-        made.append(Candidate("LSTMCell, where", peers.torch_lstm_cell, "where", cell, *shape))
-        made.append(Candidate("LSTMCell, lerp", peers.torch_lstm_cell, "lerp", cell, *shape))
+    if on_gpu:
+        made.append(Candidate("minizone, no graphs", "ours.layer", cell, shape, device, False))
     if cell == "bn_lstm":
-        made.append(Candidate("minizone lstm", peers.minizone_layer, "lstm", *shape))
+        made.append(Candidate("minizone lstm", "ours.layer", "lstm", shape, device))
     else:
-        made.append(Candidate("torch.nn, no zoneout", peers.torch_plain, cell, *shape))
+        made.append(Candidate("torch.nn, no zoneout", "pytorch.plain_layer", cell, shape, device))
+        if on_gpu:
+            made.append(Candidate("torch.nn TF32, no zoneout", "pytorch.plain_layer", cell, shape, device, True))
+    for own_cell in (False, True) if cell == "lstm" else (False,):
+        name, arguments = "LSTMCell" if own_cell else "torch loop", (cell, shape, device, own_cell)
+        made.append(Candidate(name, "pytorch.layer", *arguments))
+        if on_gpu:
+            made.append(Candidate(f"graphed {name}", "pytorch.layer", *arguments, True))
     return made
 
 
-def measure(cell: str, shape: tuple[int, ...], rounds: int) -> dict[str, Any]:
-    """Time one problem and print its lines."""
-    made = candidates(cell, shape)
-    for candidate in made:
-        if candidate.error:
-            print(f"  {candidate.name}: left out ({candidate.error})")
-    running = [candidate for candidate in made if not candidate.error]
+def measure(cell: Cell, shape: Shape, settings: harness.Settings) -> dict[str, Any]:
+    """Time one problem and print its lines; returns the row of the file."""
+    print(f"{cell}, T B D H = {','.join(map(str, shape))}", flush=True)
+    if settings.against:
+        made = harness.both_checkouts(settings, "ours.layer", cell, shape, settings.device)
+    else:
+        made = candidates(cell, shape, settings.device)
+    return {"cell": cell, "shape": shape, "candidates": harness.compare(made, settings.rounds)}
+
+
+def parsed(text: str) -> Shape:
+    """T,B,D,H as numbers; ends the program with one sentence if they are not."""
     try:
-        time_together(running, rounds)
-        ours = running[0]
-        found: dict[str, Any] = {"cell": cell, "shape": shape, "rounds": rounds, "candidates": {}}
-        for candidate in running:
-            times = ratio(candidate, ours)
-            found["candidates"][candidate.name] = {
-                "median_ms": 1000 * candidate.median, "of_ours": times, "seconds": candidate.seconds,
-            }  # fmt: skip
-            print(f"  {candidate.name:22s} {1000 * candidate.median:9.2f} ms   {times:5.2f} x minizone", flush=True)
-        return found
-    finally:
-        for candidate in made:
-            candidate.stop()
+        T, B, D, H = map(int, text.split(","))
+    except ValueError:
+        harness.fail(f"--shapes wants T,B,D,H, for example 100,32,50,1000, got {text!r}")
+    return T, B, D, H
 
 
-def main() -> None:
+def main() -> int:
     settings = tyro.cli(Settings, description=__doc__)
-    found: dict[str, Any] = {"machine": machine(), "results": []}
-    print("\n".join(f"{name}: {value}" for name, value in found["machine"].items()))
-    for text in settings.shapes:
-        shape = tuple(int(n) for n in text.split(","))
-        print(f"{settings.cell}, T B D H = {text}", flush=True)
-        found["results"].append(measure(settings.cell, shape, settings.rounds))
-        if settings.json:
-            write_json(settings.json, found)
+    shapes = [parsed(text) for text in settings.shapes] or ([TINY_SHAPE] if settings.tiny else SHAPES)
+    found: dict[str, Any] = {"machine": harness.machine(settings.device), "results": []}
+    for shape in shapes:
+        found["results"].append(measure(settings.cell, shape, settings))
+        harness.save(settings.json, found)
+    return harness.status(found)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 8. Permuted sequential MNIST
 #
-# **Claim.** A fixed permutation of its pixels takes nothing from an image, and takes all neighbourhood from a network
-# that reads them one at a time. On such sequences the paper finds zoneout ahead of the plain LSTM and of recurrent
-# dropout, and zoneout with batch normalization ahead of all. A minute on small digits cannot show that order.
+# **Claim.** A fixed permutation of the pixels removes nothing from an image, but neighbours are no longer neighbours
+# for a network that reads one pixel at a time. On such sequences the paper finds zoneout ahead of the plain LSTM and of
+# recurrent dropout, and zoneout with batch normalization ahead of all. A minute on small digits cannot show that order.
 #
 # Paper: section 4.3, table 2 and figure 5. The full experiment, better on a GPU:
 # `python chapters/08_permuted_mnist.py --preset paper --device gpu`
@@ -14,7 +14,7 @@ from dataclasses import replace
 import shared  # finds minizone
 import matplotlib.pyplot as plt
 import numpy as np
-from shared import DeviceName, Preset, check, learn, save
+from shared import DeviceName, Preset, check, learn, quiet, save
 
 from minizone import RMSProp, Tensor
 from minizone.backend import stream
@@ -22,115 +22,149 @@ from minizone.data import ImageDataset, load_images, permutation
 from minizone.experiments.pmnist import PMNIST, REFERENCE
 
 # %% [markdown]
-# ## What the task asks
+# ## The task
 #
-# An image is a row of $T$ pixels $p$ in [0, 1], 784 in MNIST. At step $t$ the network sees one of them,
-# $x_t = p_{\pi(t)}$, and after the last it must name the digit. The order $\pi$ is drawn once, the same for all images
-# and all seeds. We take the 8x8 digits that scikit-learn carries: no download, and only $T = 64$ steps.
+# An image is a row of $T$ pixels $p$ in [0, 1]. MNIST has $T$ = 784. At step $t$ the network sees one pixel,
+# $x_t = p_{\pi(t)}$. After the last step it must name the digit. The order $\pi$ is drawn once and is the same for all
+# images and all seeds. We take the 8x8 digits that come with minizone: no download, and only $T$ = 64 steps.
 
 # %%
 data = load_images("digits")
-pixels, T = data.scaled(data.train), data.steps  # (N, T), in [0, 1]
-order = permutation(T)  # (T,): pixel order[t] is read at step t
-check("a permutation can be undone, so nothing is lost", (pixels[:, order][:, np.argsort(order)] == pixels).all())
+pixels = data.scaled(data.train)  # (N, T), in [0, 1]
+order = permutation(data.steps)  # (T,): pixel order[t] is read at step t
+permuted = pixels[:, order]
+restored = permuted[:, np.argsort(order)]
+check("a permutation can be undone, so nothing is lost", (restored == pixels).all())
 
 # %% [markdown]
-# A network that sees all pixels at once would not notice the order. One that reads does: in an image the next pixel is
-# much like this one, and a few steps show a piece of a stroke; permuted, a stroke is scattered over the whole sequence.
-# Take the mean image away, and correlate what is left with itself some steps later.
+# A network that sees all pixels at once would not notice the order. A network that reads them one by one does. In an
+# image the next pixel is much like the present one, and a few steps show a piece of a stroke. After the permutation a
+# stroke is scattered over the whole sequence. To measure it, subtract the mean image, and correlate what is left with
+# itself some steps later.
 
 
 # %%
 def correlation(pixels: np.ndarray, lag: int) -> float:
     """Of the pixels (N, T) with those read ``lag`` steps later, each without its mean over the images."""
-    z = pixels - pixels.mean(axis=0)
-    return float((z[:, :-lag] * z[:, lag:]).mean() / (z * z).mean())
+    centred = pixels - pixels.mean(axis=0)
+    covariance = (centred[:, :-lag] * centred[:, lag:]).mean()
+    return float(covariance / (centred * centred).mean())
 
 
-for lag, where in ((1, "next to it"), (8, "below it")):
-    row, mixed = correlation(pixels, lag), correlation(pixels[:, order], lag)
-    print(f"correlation of a pixel with the one {where}: {row:+.2f}; permuted, as far away: {mixed:+.2f}")
-    check(f"the pixel {where} is like it, and the permutation takes that away", row > 3 * abs(mixed))
+for lag, place in ((1, "next to it"), (8, "below it")):
+    in_order = correlation(pixels, lag)
+    mixed = correlation(permuted, lag)
+    print(f"correlation of a pixel with the one {place}: {in_order:+.2f}; permuted, at the same lag: {mixed:+.2f}")
+    check(f"a pixel is like the one {place}, and the permutation takes that away", in_order > 3 * abs(mixed))
 
 # %% [markdown]
 # ## A permutation must be a permutation
 #
-# The authors' code draws 784 numbers from 0 to 783 *with replacement*. A pixel is missed by all draws with probability
-# $(1 - 1/T)^T \approx 1/e$, so more than a third of the image is never read. That is another task, and its numbers are
-# not strictly comparable with ours. `run.py pmnist --permutation authors` has their draw; this chapter permutes.
+# The authors' code draws 784 numbers from 0 to 783 *with replacement*. All draws miss a given pixel with probability
+# $(1 - 1/T)^T \approx 1/e$. So more than a third of the image is never read. That is another task, and its numbers are
+# not strictly comparable with ours. `run.py pmnist --permutation authors` uses their draw. This chapter permutes.
 
 # %%
-seen = [len(np.unique(permutation(784, kind))) for kind in ("true", "authors")]
-print(f"expected to be missed: {784 * (1 - 1 / 784) ** 784:.0f} of 784; missed by the authors' draw: {784 - seen[1]}")
-check("a permutation reads all 784 pixels, the authors' draw 501", seen == [784, 501])
+read_by_permutation = len(np.unique(permutation(784, "true")))
+read_by_authors = len(np.unique(permutation(784, "authors")))
+expected = 784 * (1 - 1 / 784) ** 784
+print(f"of 784 pixels {expected:.0f} should be missed by the authors' draw, {784 - read_by_authors} are")
+check("a permutation reads all 784 pixels, the authors' draw 501", (read_by_permutation, read_by_authors) == (784, 501))
 
 # %% [markdown]
 # ## The model
 #
-# An LSTM of $H = 100$ units (the authors' code has that; the paper does not say) reads $x_t$ (1, B), a column for each
-# image of the minibatch. Only its last state $h_T$ (H, B) is used: $s = W h_T + b$ are the scores of the classes,
-# $q = \mathrm{softmax}(s)$ their probabilities, (10, B) both, with W (10, H) and b (10,); the loss is the mean over
-# columns of $-\log q_{label}$. The only gradient enters at step $T$: to the first pixel it goes back through all steps.
+# An LSTM of $H$ = 100 units reads $x_t$ (1, B), with a column for each image of the minibatch. (The 100 are from the
+# authors' code; the paper does not say.) Only the last state $h_T$ (H, B) is used. The scores of the classes are
+# $s = W h_T + b$ (10, B), with W (10, H) and b (10,). Their probabilities are $q = \mathrm{softmax}(s)$. The loss is
+# the mean over columns of $-\log q_{label}$. All of its gradient enters at step $T$, and travels back through all steps
+# to reach the first pixel.
 
 # %%
 settings = replace(PMNIST.presets["quick"], dataset="digits")
-task = PMNIST(settings, say=lambda *_: None)
-x, labels = task.batches(epoch=1)[0]
-scores, [(h, c)] = task.model(x)
+experiment = PMNIST(settings, quiet)
+x, labels = experiment.batches(epoch=1)[0]
+scores, [(h, c)] = experiment.model(x)
 print(f"pixels {x.shape}, states {h.shape}, scores {scores.shape}, labels {labels.shape}")
-check("it reads the pixels in the permuted order", (x[:, 0].T[:, None] == pixels[:, order]).all(2).any(1).all())
+
+
+def is_among(image: np.ndarray, images: np.ndarray) -> bool:
+    return bool((images == image).all(axis=1).any())
+
+
+images = x[:, 0].T  # (B, T)
+check("it reads the pixels in the permuted order", all(is_among(image, permuted) for image in images))
 
 # %% [markdown]
 # ## RMSProp, and what clipping does to it
 #
-# Every parameter has a running mean of its squared gradient, $m \leftarrow 0.5\, m + 0.5\, g^2$, and takes steps of
-# $\eta\, g / \max(\sqrt m, 10^{-5})$, with learning rate $\eta$ = 0.001. Since $m \ge g^2 / 2$, no step is longer than
-# $\sqrt 2\,\eta$, however large the gradient. Then why clip it to norm 1? Because $m$ remembers: after an explosion to
-# 1,000 it takes some twenty halvings to forget. Let the third of twelve gradients explode, and watch what follows.
+# RMSProp keeps a running mean of the squared gradient of every parameter, $m \leftarrow 0.5\, m + 0.5\, g^2$. Its step
+# is $\eta\, g / \max(\sqrt m, 10^{-5})$, with learning rate $\eta$ = 0.001. Since $m \ge g^2 / 2$, no step is longer
+# than $\sqrt 2\,\eta$, however large the gradient is.
+#
+# Why then clip the gradient to norm 1? Because $m$ remembers. After a gradient of 1,000 it takes some twenty halvings
+# to forget. Until then the steps are close to 0. Below, the third of twelve gradients is 1,000.
 
 
 # %%
 def step_lengths(clip: float) -> np.ndarray:
     """How far RMSProp moves a parameter, in learning rates, when its gradients are 1, the third of them 1,000."""
-    path, p = [0.0], Tensor(np.zeros(1))
+    p = Tensor(np.zeros(1))
     optimizer = RMSProp([p], 1e-3, decay=0.5, clip=clip)
-    for g in (1, 1, 1000, *[1] * 9):
+    path = [0.0]
+    for g in [1, 1, 1000] + [1] * 9:
         p.grad = np.array([float(g)])
         optimizer.step()
         path.append(float(p.data[0]))
     return -np.diff(path) / 1e-3
 
 
-free, clipped = step_lengths(clip=0), step_lengths(clip=1)
-print("not clipped:", *(f"{s:.3f}" for s in free))
-print("clipped:    ", *(f"{s:.3f}" for s in clipped))
+free = step_lengths(clip=0)
+clipped = step_lengths(clip=1)
+print("not clipped:", " ".join(f"{length:.3f}" for length in free))
+print("clipped:    ", " ".join(f"{length:.3f}" for length in clipped))
 check("no step is longer than sqrt(2) learning rates", max(free.max(), clipped.max()) < 2**0.5 + 1e-9)
-check("after an explosion that is not clipped the parameter stands still", (free[3:8] < 0.02).all())
+check("after a large gradient that is not clipped the parameter stands still", (free[3:8] < 0.02).all())
 
 # %% [markdown]
 # ## Batch normalization, and its statistics at test
 #
-# Recurrent dropout drops new content, $c_t = f_t \odot c_{t-1} + d_t \odot i_t \odot g_t$, with masks $d_t$ (H, B) of
-# zeros and ones. Recurrent batch normalization (Cooijmans et al., 2017) brings the rows of $W_h h_{t-1}$ and $W_x x_t$,
-# both (4H, B), and of the $c_t$ inside the last tanh, (H, B), to mean 0 and variance 1, times gains $\gamma$ that start
-# at 0.1. Mean and variance are over the B images, *each time step by itself*. So in training, what the network says of
-# an image depends on its company. At test it must not: there they are those of the population, averages over the
-# training images, again step by step.
+# Recurrent dropout drops new content: $c_t = f_t \odot c_{t-1} + d_t \odot i_t \odot g_t$, with masks $d_t$ (H, B) of
+# zeros and ones.
+#
+# Recurrent batch normalization (chapter 7) normalizes $W_h h_{t-1}$ and $W_x x_t$, both (4H, B), and the $c_t$ inside
+# the last tanh, (H, B). Their rows get mean 0 and variance 1, times gains $\gamma$ that start at 0.1. Mean and variance
+# are over the B images, for *each time step separately*.
+#
+# So in training the scores of an image depend on the other images of its minibatch. At test they must not. There the
+# statistics are those of the population: averages over the training images, again for each step.
 
 # %%
-bn = PMNIST(replace(settings, batch_normalization=True), say=lambda *_: None).model
-alone, among = (bn(part)[0].data[:, :2] for part in (x[..., :2], x))
+bn = PMNIST(replace(settings, batch_normalization=True), quiet).model
+
+
+def scores_of_first_two(pixels: np.ndarray, rng=None) -> np.ndarray:
+    """Scores (10, 2) of the first two images of a minibatch; with a generator as in training."""
+    scores, _ = bn(pixels, rng)
+    return scores.data[:, :2]
+
+
+alone = scores_of_first_two(x[..., :2])
+among = scores_of_first_two(x)
 check("at test the scores of an image do not depend on the others", np.allclose(alone, among, rtol=0, atol=1e-4))
-alone, among = (bn(part, stream(0, "noise"))[0].data[:, :2] for part in (x[..., :2], x))  # a generator: training
+alone = scores_of_first_two(x[..., :2], stream(0, "noise"))
+among = scores_of_first_two(x, stream(0, "noise"))
 check("in training they do", np.abs(alone - among).max() > 1e-2)
 
 # %% [markdown]
 # ## Table 2
 #
-# Its five rows: recurrent dropout with the table's p = 0.5 (the paper's text says 0.15), and, as the paper says, one
-# mask for cells and states where zoneout meets batch normalization (the authors' script, by a slip, has one in every
-# row). There the validation error uses moving averages of the statistics, which lag behind the weights; the test error
-# uses exact averages, taken over all training images at the end. The last column is the test error by moving averages.
+# The table has five rows. Recurrent dropout takes p = 0.5, as in the table (the text of the paper says 0.15). Zoneout
+# with batch normalization uses one mask for cells and states, as the paper says. (The authors' script, by a slip, has
+# one mask in every row.)
+#
+# The validation error uses moving averages of the statistics, which lag behind the weights. The test error uses exact
+# averages over all training images, taken at the end. The last column is the test error with the moving averages.
 
 # %%
 ZONEOUT = {"z_prob_cells": 0.15, "z_prob_states": 0.15}
@@ -142,43 +176,73 @@ ROWS = {
     "Recurrent batchnorm & Zoneout": {"batch_normalization": True, "share_mask": True, **ZONEOUT},
 }
 PAPER = {**REFERENCE, "Recurrent batchnorm": {"valid": "-", "test": 0.046}}  # the table gives no validation error
-TINY = {"dataset": "digits", "hidden_size": 20, "train_examples": 300, "eval_examples": 100, "epochs": 2}
-SIZES = {"small": TINY, "quick": {"dataset": "digits", "epochs": 18}, "paper": {"dataset": "mnist"}}
+SIZES = {
+    "small": {"dataset": "digits", "hidden_size": 20, "train_examples": 300, "eval_examples": 100, "epochs": 2},
+    "quick": {"dataset": "digits", "epochs": 18},
+    "paper": {"dataset": "mnist"},
+}
 
 
-def draw(axes: dict, data: ImageDataset, order: np.ndarray) -> None:
-    """The first digit: in order, permuted, with the holes of the authors' draw, and as the sequence of its pixels."""
-    image, steps = data.scaled(data.train[:1])[0], np.arange(data.steps)  # (T,) each
-    holed = np.where(np.isin(steps, permutation(data.steps, "authors")), image, np.nan)
-    pictures = {"a": ("in order", image), "b": ("permuted", image[order]), "c": ("orange: never drawn", holed)}
-    for name, (title, picture) in pictures.items():
-        colors = plt.get_cmap("Greys").with_extremes(bad="C1")
+def draw_digit(axes: dict, data: ImageDataset, order: np.ndarray) -> None:
+    """The first digit: in order, permuted, without what the authors' draw misses, and as the sequence of its pixels."""
+    steps = np.arange(data.steps)  # (T,)
+    image = data.scaled(data.train[:1])[0]  # (T,)
+    drawn = np.isin(steps, permutation(data.steps, "authors"))
+    with_holes = np.where(drawn, image, np.nan)
+    panels = {"a": ("in order", image), "b": ("permuted", image[order]), "c": ("orange: never drawn", with_holes)}
+    colors = plt.get_cmap("Greys").with_extremes(bad="C1")
+    for name, (title, picture) in panels.items():
         axes[name].imshow(picture.reshape(data.shape), cmap=colors, vmin=0, vmax=1)
         axes[name].set(title=title, xticks=[], yticks=[])
-    axes["d"].step(steps, image + 1.3, steps, image[order], where="mid", lw=0.9)
-    axes["d"].set(title="as the network sees it, a pixel a step", xlabel="time step", yticks=[0.5, 1.8])
+    axes["d"].step(steps, image + 1.3, where="mid", lw=0.9)
+    axes["d"].step(steps, image[order], where="mid", lw=0.9)
+    axes["d"].set(title="as the network sees it, one pixel per step", xlabel="time step", yticks=[0.5, 1.8])
     axes["d"].set_yticklabels(["permuted", "in order"], rotation=90, va="center")
+
+
+# %%
+LINE = "{:31}{:>9}{:>9}{:>9}{:>9}{:>9}"
+
+
+def rounded(error: float | None) -> str:
+    return "" if error is None else f"{error:.3f}"
+
+
+def print_row(name: str, summary: dict) -> None:
+    print(
+        LINE.format(
+            name,
+            PAPER[name]["valid"],
+            PAPER[name]["test"],
+            rounded(summary["best_valid_error"]),
+            rounded(summary["test_error"]),
+            rounded(summary.get("test_error_moving_averages")),
+        )
+    )
 
 
 # %%
 def main(preset: Preset = "quick", device: DeviceName = "cpu") -> dict[str, dict[str, float]]:
     """Train the five models; draw a digit and the errors."""
     figure, axes = plt.subplot_mosaic("aabbccdddd;eeeeefffff", figsize=(8.5, 5.2))
-    found, row = {}, "{:31}" + 5 * "{:>9}"
-    print("\n" + row.format("error rates", "paper:", "test", "here:", "test", "(moving)"))
+    found = {}
+    print("\n" + LINE.format("error rates", "paper:", "test", "here:", "test", "(moving)"))
     for number, (name, changes) in enumerate(ROWS.items()):
         run = learn(PMNIST, preset, device, f"pmnist-{number}", **SIZES[preset], **changes)
-        ours = [run.summary.get(k) for k in ("best_valid_error", "test_error", "test_error_moving_averages")]
-        print(row.format(name, *PAPER[name].values(), *("" if error is None else f"{error:.3f}" for error in ours)))
-        found[name] = dict(zip(("valid", "test"), ours, strict=False))
-        for panel, column in (("e", "train_error"), ("f", "valid_error")):
-            axes[panel].plot(range(1, len(run.rows) + 1), run.curve(column), f"C{number}", label=name)
-    data, error = run.experiment.data, found["Unregularized LSTM"]["test"]
+        print_row(name, run.summary)
+        found[name] = {"valid": run.summary["best_valid_error"], "test": run.summary["test_error"]}
+        epochs = range(1, len(run.rows) + 1)
+        axes["e"].plot(epochs, run.curve("train_error"), f"C{number}", label=name)
+        axes["f"].plot(epochs, run.curve("valid_error"), f"C{number}", label=name)
+
+    data = run.experiment.data
+    error = found["Unregularized LSTM"]["test"]
     deviation = (error * (1 - error) / len(data.test)) ** 0.5
     print(f"here: {data.name}; on {len(data.test):,} test images {error:.3f} has a standard error of {deviation:.3f}")
     if preset != "paper":
-        print("one seed, small images, few epochs: this cannot show the order of table 2, and the rows are no ranking")
-    draw(axes, data, run.experiment.order)
+        print("one seed, small images, few epochs: the rows are no ranking and cannot show the order of table 2")
+
+    draw_digit(axes, data, run.experiment.order)
     for panel, title in (("e", "training, with its noise"), ("f", f"validation, {data.name}")):
         axes[panel].set(title=title, xlabel="epoch", ylabel="error rate", ylim=(0, 1))
         axes[panel].locator_params(axis="x", integer=True)
@@ -194,6 +258,6 @@ if __name__ == "__main__":
 # %% [markdown]
 # ## Exercises
 #
-# 1. Add `"unpermuted": True` to the sizes. Which of the five gains most from neighbourhood, at 64 steps?
+# 1. Add `"unpermuted": True` to the sizes. Which of the five models gains most from the order, at 64 steps?
 # 2. Give the batch-normalized rows `"initial_gamma": 1.0`. What happens to their first epochs, and why?
-# 3. Put `"permutation": "authors"` into the sizes. How much does a third of the image cost?
+# 3. Put `"permutation": "authors"` into the sizes. How much does it cost to read a third less of the image?

@@ -1,188 +1,149 @@
 # %% [markdown]
 # # 17. How zoneout goes wrong
 #
-# **Claim.** Zoneout is one line, and we know ten ways to get it wrong that raise no error. A check of one or two lines
-# catches each of them, and no single check catches all: it takes the whole list to trust an implementation.
+# **Claim.** Zoneout is one line, and we know 23 ways to get it wrong that raise no error. Sixteen invariants catch all
+# of them, and no single invariant does: it takes the whole list to trust an implementation.
 #
-# Paper: sections 3.1, 3.2 and 4.3. The same bugs as tests of the package are
-# `python -m pytest tests/recurrent/test_zoneout_bugs.py`; this chapter with ten times the draws is
-# `python chapters/17_how_zoneout_goes_wrong.py --preset paper --device gpu`
+# Paper: sections 3.1, 3.2 and 4.3. The same invariants test an implementation of your own:
+# `python run.py conformance my_adapter.py:MyZoneout`. The docstring of `minizone/conformance/__init__.py` says how to
+# write the adapter.
 
 # %%
-from functools import partial
+import inspect
 
 import shared  # finds minizone
 import matplotlib.pyplot as plt
 import numpy as np
 from shared import DeviceName, Preset, check, save
 
-from minizone import LSTM, Device, Tensor, Zoneout, array_module, gradcheck, lstm, no_grad
-from minizone.backend import stream, to_host
-from minizone.recurrent.cells import lstm_cell, lstm_gates
+from minizone import LSTM
+from minizone.backend import stream
+from minizone.conformance import INVARIANTS, Function, conform
+from minizone.conformance import broken
 from minizone.data import permutation
-from minizone.autograd.ops import stack, tanh
-from minizone.zoneout import zone_out
 
 # %% [markdown]
-# ## Something to break
+# ## A catalogue of bugs
 #
-# A suspect is `minizone.lstm` with one part replaced. `masks` spoils the pair of masks keep_h, keep_c (T, H, B); in
-# evaluation they are filled with z, and it gets `z=None` beside them. `back` gives other masks to the backward pass.
-# `step` is a step of one's own: it returns what is emitted, and the h and c that go on, (H, B) each.
-
+# `minizone/conformance/broken.py` has a correct LSTM with zoneout, `ReadableLSTM`, in small methods: one draws the
+# masks of training, one fills in those of evaluation, one mixes old and new, one says what the layer emits. A bug is a
+# class that overrides one of them. The first one comes from the authors' TensorFlow wrapper:
 
 # %%
-def suspect(masks=lambda keeps, z: keeps, back=lambda keeps: keeps, step=None):
-    def sequence(x, h, c, weights, keep_h, keep_c):
-        if step is None:
-            return lstm(x, h, c, *weights, keep_h=keep_h, keep_c=keep_c)
-        steps = []
-        for t in range(len(x)):
-            out, h, c = step(x[t], h, c, weights, keep_h[t], keep_c[t])
-            steps.append((out, c))
-        return tuple(stack(list(each)) for each in zip(*steps, strict=True))
-
-    def run(x, h, c, *weights, z_h=0.0, z_c=0.0, rng=None):
-        """h, c (T, H, B) from x (T, D, B), the states (H, B) before it, W_x, W_h, b; ``rng`` None: evaluation."""
-        xp, shape = array_module(h.data), (len(x), *h.shape)
-        drawn = Zoneout(cells=z_c, states=z_h).masks(*shape, rng, dtype=h.dtype)
-        drawn = [xp.broadcast_to(xp.asarray(0.0 if keep is None else keep), shape) for keep in drawn]
-        keeps = masks(drawn, None if rng is None else (z_h, z_c))
-        ahead, behind = (sequence(x, h, c, weights, *each) for each in (keeps, back(keeps)))
-        for value, gradient in zip(ahead, behind, strict=True):
-            gradient.data = value.data
-        return behind
-
-    return run
-
+print(inspect.getsource(broken.UnzonedOutput))
 
 # %% [markdown]
-# ## Three wrong steps
-#
-# The authors' TensorFlow wrapper zones out the state and returns the *un-zoned* output; RETURNN (#1313) and Tacotron-2
-# inherited that. The tanh of the zoned-out cell is what one writes when `c` is updated first and `h` made from it; the
-# paper's $\tilde h_t = o_t \odot \tanh(\tilde c_t)$ takes the candidate (chapter 5). And the authors' character model
-# adds 1 to the forget gate in every step, their pMNIST model starts its bias at 1: who takes one from each has 2.
-
+# All of them are printed here: what is wrong, whose code had it, and what a user loses. Most are from well-known
+# libraries. One more bug is not one of a layer, so it is checked by itself: the "permutation" of pixels in the authors'
+# pMNIST script is drawn with replacement.
 
 # %%
-def right_step(x, h, c, weights, keep_h, keep_c):
-    h, c = lstm_cell(x, h, c, *weights, keep_h=keep_h, keep_c=keep_c)
-    return h, h, c
+for bug in broken.CATALOGUE:
+    print(f"{bug.__name__}: {bug.__doc__}\n    whose:  {bug.whose}\n    cost:   {bug.cost}")
 
-
-def unzoned_output(x, h, c, weights, keep_h, keep_c):
-    new_h, _ = lstm_cell(x, h, c, *weights)
-    return new_h, *right_step(x, h, c, weights, keep_h, keep_c)[1:]
-
-
-def tanh_of_zoned(x, h, c, weights, keep_h, keep_c):
-    i, f, g, o = lstm_gates(x, h, *weights)
-    c = zone_out(c, f * c + i * g, keep_c)
-    h = zone_out(h, o * tanh(c), keep_h)
-    return h, h, c
-
-
-def forget_twice(x, h, c, weights, keep_h, keep_c):
-    W_x, W_h, b = weights  # the layer began with b = 1 in the rows of f
-    return right_step(x, h, c, (W_x, W_h, b + (array_module(b.data).arange(len(b)) // len(h) == 1)), keep_h, keep_c)
-
+pixels = {kind: len(np.unique(permutation(784, kind))) for kind in ("authors", "true")}
+print("pixels of 784 that the network sees:", pixels)
+check("the authors' permutation leaves pixels out, a true one does not", pixels["authors"] < 784 == pixels["true"])
 
 # %% [markdown]
-# ## Five wrong masks, a wrong way back, a wrong order
+# ## Masks can be seen from outside
 #
-# Most flags of the authors' scripts are the probability of *updating*, and their Theano gist mixes the two meanings up.
-# Their pMNIST script draws a cell mask and throws it away. TensorFlow (#2789) gave every unrolled step the same numbers
-# once a seed was set. In MXNet (#5567) a mask came from `Dropout(ones)`, which rescales what it keeps. Tacotron-2
-# without the expectation at test time spoke too fast. haste (#43) went back through all steps with the mask of step 0.
-# And the "permutation" of the authors' pMNIST is drawn with replacement: no matter of the layer, it is checked here.
-
-# %%
-BUGS = {  # name: the implementation, and the check that is made for it
-    "un-zoned output": (suspect(step=unzoned_output), "frozen"),
-    "tanh of the zoned cell": (suspect(step=tanh_of_zoned), "candidate"),
-    "forget bias twice": (suspect(step=forget_twice), "forget"),
-    "z is the update": (suspect(lambda m, z: [1 - k for k in m]), "share"),
-    "one mask for c and h": (suspect(lambda m, z: [m[0], m[0]]), "apart"),
-    "one seed for all steps": (suspect(lambda m, z: [k[:1] for k in m]), "again"),
-    "Dropout(ones)": (suspect(lambda m, z: [k / (p or 1) for k, p in zip(m, z or (1, 1), strict=True)]), "either"),
-    "no expectation": (suspect(lambda m, z: m if z else [0 * k for k in m]), "mean"),
-    "mask 0 in backward": (suspect(back=lambda m: [k[:1] for k in m]), "gradient"),
-}
-print("pixels of 784:", pixels := {kind: len(np.unique(permutation(784, kind))) for kind in ("authors", "true")})
-check('"pixels" catches: with replacement', pixels["authors"] < 784 == pixels["true"])
-
-# %% [markdown]
-# ## Nine checks
+# How does one test the masks of somebody else's code, when they are drawn deep inside? A unit in motion never meets
+# its old value to the last bit. So $h_t = h_{t-1}$ shows that the unit was zoned out in step $t$, and the states alone
+# give the masks away. That is the trick behind most of the invariants.
 #
-# Eight look at paths $s$ (2, T+1, H, B): h and c of B examples that differ in nothing but their masks, from the states
-# before the first step on. A unit in motion never hits its old value to the bit, so $s_t = s_{t-1}$ shows who waited.
-# Each check is a number and how large it may be: a share of $n$ draws may be off by five standard errors,
-# $5 \sqrt{z (1-z) / n} \le 2.5 / \sqrt n$, everything else by rounding.
+# All models get the same weights and inputs; `sequence` returns outputs, h and c of every step.
 
 # %%
 D, H = 3, 20
-weights = [p.data for p in LSTM(D, H, rng=stream(0, "weights"), dtype=np.float64).parameters()[:3]]  # W_x, W_h, b
-start = stream(0, "start").standard_normal((2, H))  # h0, c0
+layer = LSTM(D, H, rng=stream(0, "weights"), dtype=np.float64)
+weights = {name: getattr(layer, name).data for name in ("W_x", "W_h", "b")}
 
 
-def paths(run, device, z_h, z_c, T, B=1, start=start, inputs=1.0, train=True):
-    columns = [a[..., None] * np.ones(B) for a in (inputs * stream(0, "x").standard_normal((T, D)), *start)]
-    x, h, c, *W = (Tensor(Device(device).to_device(a)) for a in (*columns, *weights))
-    with no_grad():
-        states = run(x.data, h, c, *W, z_h=z_h, z_c=z_c, rng=stream(0, "masks") if train else None)
-    return np.stack([np.concatenate([s[None], to_host(p.data)]) for s, p in zip(columns[1:], states, strict=True)])
+def run(adapter, T, B, z=0.5, train=True):
+    """Outputs, h and c of the examples, each (T, H, B)."""
+    x = stream(0, "x").standard_normal((T, D, B))
+    h, c = stream(0, "start").standard_normal((2, H, B))
+    return adapter(**weights, z_h=z, z_c=z).sequence(x, h, c, train, seed=1)
 
 
-def examine(run, B, device):
-    """{check: (number, largest allowed)}"""
-    s, error = partial(paths, run, device), 2.5 / (12 * H * B) ** 0.5
-    held, cells_held, plain = s(1.0, 1.0, 5), s(0.0, 1.0, 1), s(0.0, 0.0, 1)
-    aged = s(0.0, 0.0, 1, start=np.outer([0, 1], np.ones(H)), inputs=0)[1, 1]  # c after x = 0, h = 0, c = 1
-    uneven, waits = (p[:, 1:] == p[:, :-1] for p in (s(0.8, 0.1, 12, B), s(0.5, 0.5, 12, B)))
-    zero, zero_plain = (s(z, z, 1, B, start=0 * start)[:, 1] for z in (0.5, 0.0))
-    gap = s(0.5, 0.5, 1, 20 * B).mean(axis=-1) - s(0.5, 0.5, 1, train=False)[..., 0]  # mean over masks - evaluation
-    change = np.abs(np.diff(paths(suspect(), device, 0.0, 0.0, 1), axis=1)).max()
-    x, *tiny = (stream(0, "tiny", *n).standard_normal(n) for n in ((4, D, 2), (3, 2), (3, 2), (12, D), (12, 3), (12,)))
-    return {
-        "frozen": (np.abs(held - held[:, :1]).max(), 0),  # z = 1: nothing ever moves
-        "candidate": (np.abs(cells_held - plain)[0].max(), 1e-12),  # z_c = 1, z_h = 0: h is that of the plain LSTM
-        "forget": (np.abs(aged - 1 / (1 + np.exp(-1))).max(), 1e-12),  # a new layer leaves sigmoid(1) of a cell
-        "share": (max(abs(uneven[0].mean() - 0.8), abs(uneven[1].mean() - 0.1)), error),  # z_h, z_c of them wait
-        "apart": (abs((waits[0] & waits[1]).mean() - 0.25), error),  # h and c of a unit wait together: z^2
-        "again": (abs((waits[:, 1:] & waits[:, :-1]).mean() - 0.25), error),  # twice in a row: z^2
-        "either": (np.minimum(np.abs(zero), np.abs(zero - zero_plain)).max(), 1e-12),  # from 0: 0, or as plain
-        "mean": (np.abs(gap).max() / change, 2.5 / (20 * B) ** 0.5),  # in units of what a step can change
-        "gradient": (gradcheck(lambda *a: run(x, *a, z_h=0.5, z_c=0.5, rng=stream(0, "")), *tiny, rtol=np.inf), 1e-9),
-    }
+def kept_by_the_first_example(adapter, T=30):
+    _, h, _ = run(adapter, T, B=4)
+    return (h[1:] == h[:-1])[:, :, 0].T  # (H, T - 1)
+
+
+MASKS = [broken.ReadableLSTM, broken.SameMaskEachStep, broken.SameMaskEachUnit]
+
+# %% [markdown]
+# ## All bugs, all invariants
+#
+# `conform` runs the sixteen invariants on an adapter. Here are their claims. Where an invariant counts draws, it allows
+# six standard errors; everything else must hold to rounding.
+
+# %%
+for invariant in INVARIANTS:
+    print(f"{invariant.name:14s}{invariant.claim}")
+
+
+def failed(adapter):
+    """The names of the invariants that fail."""
+    return {result.invariant.name for result in conform(adapter) if result.status == "FAIL"}
+
+
+# %% [markdown]
+# The last question is how far a bug leads away. Where bug and correct code draw the same masks, their difference is the
+# bug alone. Gradients that are wrong leave the outputs right, so these bugs are the hardest to see.
+
+# %%
+DRIFTING = [
+    broken.UnzonedOutput,
+    broken.NoExpectation,
+    broken.TanhOfZonedCell,
+    broken.KeptStateForgotten,
+    broken.RescaledLikeDropout,
+    broken.MaskFromDropoutOfOnes,
+    broken.ForgetBiasTwice,
+]
+
+
+def drift(bug, T, B):
+    """The root mean square of the difference to the correct outputs in every step, (T,)."""
+    train = bug is not broken.NoExpectation
+    wrong, _, _ = run(bug, T, B, train=train)
+    right, _, _ = run(broken.ReadableLSTM, T, B, train=train)
+    return ((wrong - right) ** 2).mean(axis=(1, 2)) ** 0.5
 
 
 # %%
-def main(preset: Preset = "quick", device: DeviceName = "cpu") -> dict[str, dict[str, bool]]:
-    """Every check against every bug, and how far a bug leads away; haste's does not, its values are right."""
-    B = {"small": 400, "quick": 4_000, "paper": 40_000}[preset]
-    runs = {"minizone": suspect(), "its readable step": suspect(step=right_step)} | {n: s for n, (s, _) in BUGS.items()}
-    found = {name: examine(run, B, device) for name, run in runs.items()}
-    caught = {name: {c: bool(seen > limit) for c, (seen, limit) in row.items()} for name, row in found.items()}
-    check("minizone passes all nine", not any((*caught["minizone"].values(), *caught["its readable step"].values())))
-    print(f"{'bug':24s}{'check':12s}{'with the bug':>14s}{'without':>12s}{'allowed':>12s}")
-    for name, (_, which) in BUGS.items():
-        (seen, limit), (right, _) = found[name][which], found["minizone"][which]
-        print(f"{name:24s}{which:12s}{seen:14.2g}{right:12.2g}{limit:12.2g}")
-        check(f'"{which}" catches: {name}', caught[name][which])
+def main(preset: Preset = "quick", device: DeviceName = "cpu") -> dict[str, set[str]]:
+    """The invariants that fail on every bug. The catalogue is NumPy alone: both devices do the same."""
+    check("minizone passes all sixteen invariants", not failed(Function) and not failed(broken.ReadableLSTM))
+    caught = {bug.__name__: failed(bug) for bug in broken.CATALOGUE}
+    for name, invariants in caught.items():
+        check(f"{name} is caught by: {', '.join(sorted(invariants))}", invariants)
+    names = [invariant.name for invariant in INVARIANTS]
+    check("every invariant catches a bug", set.union(*caught.values()) == set(names))
+    check(
+        "no invariant catches half of them", all(2 * sum(n in c for c in caught.values()) < len(caught) for n in names)
+    )
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=[1, 1.1])
-    left.imshow([list(row.values()) for row in caught.values()], cmap="Reds", vmax=1.5, aspect="auto")
-    left.set(title="red: the check (below) catches the bug", yticks=range(len(caught)), xticks=range(9))
-    left.set(yticklabels=caught, xticklabels=next(iter(caught.values())))
-    left.tick_params(axis="x", rotation=40)
-    left.grid(False)
-    for name in list(BUGS)[:-1]:  # the last one's values are right
-        options = {"T": 50, "B": 200, "train": name != "no expectation"}
-        wrong, good = (paths(runs[each], device, 0.5, 0.5, **options)[0, 1:] for each in (name, "minizone"))
-        right.semilogy(range(1, 51), ((wrong - good) ** 2).mean(axis=(1, 2)) ** 0.5, label=name)
-    right.set(title="$h$ with the bug - $h$ without, root mean square", xlabel="time step", ylim=(1e-2, 1e6))
-    right.legend(fontsize=8, ncols=2)
+    B = {"small": 20, "quick": 200, "paper": 2_000}[preset]
+    figure = plt.figure(figsize=(11, 9))
+    masks, below = figure.subfigures(2, 1, height_ratios=[1, 3])
+    for axes, adapter in zip(masks.subplots(1, len(MASKS)), MASKS, strict=True):
+        axes.imshow(kept_by_the_first_example(adapter), cmap="Greys", aspect="auto")
+        axes.set(title=f"{adapter.__name__} (black: kept)", xlabel="time step", ylabel="unit")
+        axes.grid(False)
+    matrix, curves = below.subplots(1, 2, width_ratios=[1, 1.1])
+    matrix.imshow([[name in invariants for name in names] for invariants in caught.values()], cmap="Reds", vmax=1.5)
+    matrix.set(title="red: the invariant (below) fails on the bug", yticks=range(len(caught)), yticklabels=caught)
+    matrix.set_xticks(range(len(names)), names, rotation=60, ha="right")
+    matrix.set_aspect("auto")
+    matrix.grid(False)
+    for bug in DRIFTING:
+        curves.semilogy(range(1, 51), drift(bug, 50, B), label=bug.__name__)
+    curves.set(title="output with the bug - output without, root mean square", xlabel="time step", ylim=(1e-2, 1e4))
+    curves.legend(fontsize=8, ncols=2)
     save(figure, "17_how_zoneout_goes_wrong")
     return caught
 
@@ -194,6 +155,8 @@ if __name__ == "__main__":
 # %% [markdown]
 # ## Exercises
 #
-# 1. MXNet (#18669) zoned out output and state with two different masks. Write it as a `step`: which checks see it?
-# 2. Let the gradient check have one time step: `(1, D, 2)` in `examine`. Why is haste's bug invisible now?
-# 3. Examine with B = 2. Which checks still see their bug, which do not, and why?
+# 1. Write a bug of your own as a subclass of `ReadableLSTM`: zone out the gates in place of the states, say. Which
+#    invariants fail? If none does, which one is missing?
+# 2. The invariant `gradient` runs five time steps. Why is `FirstMaskInBackward`, the bug of haste, invisible in one?
+# 3. `SameMaskEachExample` fails one invariant. Its outputs for one example are those of the correct code. How many
+#    examples are enough to see the bug, at a significance of six standard errors?

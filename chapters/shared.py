@@ -1,4 +1,4 @@
-"""What the chapters share: where minizone lies, the command line, checks, figures, and training in one call."""
+"""What the chapters share: the path to minizone, the command line, checks, figures, and training in one call."""
 
 from __future__ import annotations
 
@@ -11,54 +11,62 @@ from pathlib import Path
 from typing import Any, Literal
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))  # minizone is used where it lies, beside chapters/
+sys.path.insert(0, str(HERE.parent))  # so that minizone need not be installed
 
-import minizone  # noqa: F401  (before matplotlib, which imports NumPy: see minizone/__init__.py)
 import matplotlib
+import tyro
 
-from minizone.runs.files import read_rows
-from minizone.errors import UserError
+from minizone import UserError
 from minizone.runs.experiment import Experiment
+from minizone.runs.files import read_rows
 from minizone.runs.training import Interrupted, fit
 
-if "ipykernel" not in sys.modules:
-    matplotlib.use("Agg")
+IN_NOTEBOOK = "ipykernel" in sys.modules
+if not IN_NOTEBOOK:
+    matplotlib.use("Agg")  # draws to files, needs no display
 import matplotlib.pyplot as plt
-import tyro
 from matplotlib.figure import Figure
 
 Preset = Literal["small", "quick", "paper"]
-"""small: seconds, to see that all runs; quick: a minute or so; paper: the real experiment, hours on a GPU."""
+"""small: seconds, shows that everything runs; quick: about a minute; paper: the real experiment, hours on a GPU."""
 DeviceName = Literal["cpu", "gpu"]
 
-plt.rcParams.update({
-    "figure.figsize": (8, 3), "figure.constrained_layout.use": True, "font.size": 9, "axes.grid": True,
-    "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
-})  # fmt: skip
+plt.rcParams.update(
+    {
+        "figure.figsize": (8, 3),
+        "figure.constrained_layout.use": True,
+        "font.size": 9,
+        "axes.grid": True,
+        "grid.alpha": 0.3,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+    }
+)
 
 
 def run(main: Callable[..., dict[str, Any]]) -> dict[str, Any]:
-    """Call ``main(preset, device)`` with the flags of the command line; in a notebook, as it is."""
-    if "ipykernel" in sys.modules:
+    """Call ``main(preset, device)`` with the flags of the command line; in a notebook, with its defaults."""
+    if IN_NOTEBOOK:
         return main()
     try:
         return tyro.cli(main)
     except Interrupted as stop:
-        print(f"stopped, and saved in runs/chapters: the same command goes on ({stop})")
+        print(f"stopped ({stop}); the run is saved in runs/chapters, and the same command continues it")
         sys.exit(stop.status)
     except UserError as error:
         sys.exit(f"error: {error}")
 
 
 def check(claim: str, holds: Any) -> None:
-    """Print what has been shown; AssertionError where it does not hold."""
+    """Print the claim, or raise AssertionError if it does not hold."""
     if not holds:
-        raise AssertionError(f"this should hold, and does not: {claim}")
+        raise AssertionError(f"this claim does not hold: {claim}")
     print(f"check: {claim}")
 
 
 def save(figure: Figure, name: str) -> None:
-    """The figure as ``chapters/figures/NAME.png``, or in the folder that $MINIZONE_FIGURES names."""
+    """Write the figure to ``chapters/figures/NAME.png``, or to the folder in $MINIZONE_FIGURES."""
     folder = Path(os.environ.get("MINIZONE_FIGURES", HERE / "figures"))
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / f"{name}.png", dpi=110)
@@ -68,7 +76,7 @@ def save(figure: Figure, name: str) -> None:
 
 @dataclass
 class Learned:
-    """What a training run left: the rows of its log, its summary, the experiment with the best parameters."""
+    """The result of a training run: the rows of its log, its summary, the experiment with the best parameters."""
 
     rows: list[dict[str, Any]]
     summary: dict[str, Any]
@@ -79,17 +87,23 @@ class Learned:
         return [row[column] for row in self.rows]
 
 
-def learn(task: type[Experiment], preset: Preset, device: DeviceName, name: str, **changes: Any) -> Learned:
-    """Train an experiment of `minizone.experiments` with its quick or paper settings, but for ``changes``.
+def quiet(*words: object) -> None:
+    """Take the place of ``print`` where the log of a run should not be seen."""
 
-    Runs of preset "paper" are kept in ``runs/chapters/NAME`` and go on where they stopped; others leave nothing.
+
+def learn(task: type[Experiment], preset: Preset, device: DeviceName, name: str, **changes: Any) -> Learned:
+    """Train an experiment of `minizone.experiments` with its quick or paper settings, except for ``changes``.
+
+    Runs of preset "paper" are kept in ``runs/chapters/NAME``, and a stopped run continues from its checkpoint. Other
+    runs leave no files.
     """
     paper = preset == "paper"
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path("runs/chapters", name) if paper else Path(scratch, name)
-        again = (folder / "config.json").exists()
-        settings = replace(task.presets["paper" if paper else "quick"], device=device, resume=again, **changes)
+        started = (folder / "config.json").exists()
+        settings = replace(task.presets["paper" if paper else "quick"], device=device, resume=started, **changes)
         settings.check()
-        experiment = task(settings, lambda *_: None)  # type: ignore[arg-type]
-        summary = fit(experiment, folder, print if paper else lambda *_: None)
-        return Learned(read_rows(folder / "metrics.jsonl"), summary, experiment)
+        experiment = task(settings, quiet)
+        summary = fit(experiment, folder, print if paper else quiet)
+        rows = read_rows(folder / "metrics.jsonl")
+    return Learned(rows, summary, experiment)

@@ -14,7 +14,9 @@ from minizone.layers import BNLSTM, GRU, LSTM, RNN, Dropout, Embedding, Linear, 
 from minizone.layers.module import Module, Parameter
 from minizone.optim import SGD, Adam, Momentum, RMSProp
 from minizone.recurrent.bn_lstm import bn_lstm
-from minizone.recurrent.lstm import gru, lstm, rnn
+from minizone.recurrent.gru import gru
+from minizone.recurrent.lstm import lstm
+from minizone.recurrent.rnn import rnn
 from minizone.zoneout import Zoneout
 
 __version__ = "0.1.0"

@@ -1,52 +1,58 @@
-"""Optimizers, by hand: all parameters in one flat array. Their arithmetic is in `minizone.kernels.cpu.optim`.
+"""Optimizers: stochastic gradient descent, momentum, RMSProp and Adam, each with its formula.
 
-    g -> clip g -> direction (the optimizer) -> times the rate -> clip the step -> subtract from the parameters
+One step, for each parameter p with the gradient g and its own arrays of moving averages:
 
-At most one clipping is on, and which matters: the authors clip Adam's step, and else the gradient (PAPER.md B.7).
+    step = update(g, averages)        the formula of the optimizer
+    p = p - step
+
+Either the gradient or the step is clipped: shortened to a largest L2 norm over all parameters together. Which of the
+two matters. The authors clip the step of Adam, and the gradient with the other optimizers (PAPER.md B.7).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from minizone.autograd.tensor import Tensor
 from minizone.backend import Array, array_module
-from minizone.kernels import kernels_for
+from minizone.kernels import gpu, kernels_for
+from minizone.kernels.gpu import optim as fused
+
+PIECE = 65536  # elements of a parameter that are updated at a time, so that all arrays involved stay in a core's cache
 
 
 class Optimizer:
-    """What all optimizers share: gather the gradients, clip, apply, save. A subclass says only what the step is.
+    """The base class: it takes the gradients, clips, subtracts the steps and saves the averages.
+
+    A subclass has the formula in `update`, and the same formula as one CUDA kernel in `fused_update`.
 
     Parameters
     ----------
     parameters : sequence of Tensor
-        Their ``data`` become views into one flat array, which `step` changes in place.
+        `step` changes their ``data`` in place.
     learning_rate : float
-        A plain attribute: a schedule may set it between two steps.
+        A plain attribute, which may be changed between two steps.
     clip : float
         Largest L2 norm, over all parameters together, of what ``clip_what`` names; 0: no clipping.
-    clip_what : "step" or "gradient"
-        "gradient": the gradient is shortened before the optimizer sees it. "step": what is subtracted from the
-        parameters is shortened, and the optimizer's own arrays do not see it.
+    clip_what : "gradient" or "step"
+        "gradient": the gradient is shortened before the optimizer uses it. "step": the step is shortened before it is
+        subtracted; the moving averages are those of the gradient as it was.
 
     Attributes
     ----------
-    flat : array (N,)
-        All parameters, in their order.
     steps : int
-        Updates made so far.
-    buffers : dict of str to array (N,)
-        What is carried from step to step, by the names in ``BUFFERS``; zero at first.
+        Number of updates so far.
+    averages : list of tuples of arrays
+        For each parameter, arrays of its shape that are carried from step to step, in the order of ``AVERAGES``,
+        which has their names. They start at zero.
 
     Raises ValueError for a negative ``clip``, an unknown ``clip_what``, or a parameter that is given twice.
     """
 
-    BUFFERS: tuple[str, ...] = ()
+    AVERAGES: tuple[str, ...] = ()
 
     def __init__(
         self, parameters: Sequence[Tensor], learning_rate: float, *, clip: float = 0.0, clip_what: str = "gradient"
@@ -56,70 +62,113 @@ class Optimizer:
         if not clip >= 0:  # true for NaN as well
             raise ValueError(f"clip must be 0 (none) or more, got {clip}")
         self.parameters = list(parameters)
+        if len({id(p) for p in self.parameters}) < len(self.parameters):
+            raise ValueError("a parameter is given twice")
         self.learning_rate = learning_rate
-        self.clip, self.clip_what = clip, clip_what
+        self.clip = clip
+        self.clip_what = clip_what
         self.steps = 0
-        self.flat = _flatten(self.parameters)
-        xp = array_module(self.flat)
-        self.buffers = {name: xp.zeros_like(self.flat) for name in self.BUFFERS}
-        self._g = xp.empty_like(self.flat)
+        self.averages = [tuple(array_module(p.data).zeros_like(p.data) for _ in self.AVERAGES) for p in self.parameters]
 
-    def step(self) -> Any:
-        """Update the parameters from their ``grad``, set those to None, and return the norm of the gradient.
+    def update(self, g: Array, *averages: Array) -> Array:
+        """The step for a parameter, or a piece of one, with the gradient g. Changes its averages in place."""
+        raise NotImplementedError
 
-        A gradient that is not finite changes nothing: the caller sees it by its norm. That is a float, or on a GPU an
-        array () which the host has not seen yet; there such an update counts in ``steps``.
-        Raises ValueError when a parameter has no gradient; then nothing has changed, the other gradients neither.
+    def fused_update(self, g: Array, *averages: Array) -> Array:
+        """The same on a GPU, in one kernel. Where g is NaN, the step is 0 and the averages do not change."""
+        raise NotImplementedError
+
+    def step(self) -> float | Array:
+        """Update the parameters from their ``grad``, set those to None, and return the L2 norm of the gradient.
+
+        The norm is a float, or on a GPU an array () that the host has not waited for. A gradient that is not finite
+        changes no parameter and no average, and the norm shows it. (On a GPU, ``steps`` counts such an update.)
+
+        Raises ValueError when a parameter has no gradient; then nothing has changed.
         """
-        g, kernels = self._g, kernels_for(self.flat)
-        _gather_gradients(self.parameters, g)
-        norm = kernels.norm(g)
+        for k, p in enumerate(self.parameters):
+            if p.grad is None:
+                raise ValueError(f"parameter {k} of shape {p.shape} has no gradient: call backward() first")
+        arrays = [p.data for p in self.parameters]
+        gradients = [p.grad for p in self.parameters]
+        for p in self.parameters:
+            p.grad = None
+
+        kernels = kernels_for(arrays[0])
+        norm = kernels.norm(gradients)
         if isinstance(norm, float) and not math.isfinite(norm):
             return norm
         self.steps += 1
-        if self.clip_what == "step" and self.clip > 0:  # the norm of the step is known when all of it is
-            self._direct(kernels, norm, 0.0, None)
-            kernels.step_clipped(self.flat, g, norm, kernels.norm(g), self.clip, self._rate())
+        if self.clip_what == "gradient":
+            factor = kernels.clip_factor(norm, self.clip)
+            for p_piece, step in self._updates(arrays, gradients, factor):
+                p_piece -= step
         else:
-            self._direct(kernels, norm, self.clip if self.clip_what == "gradient" else 0.0, self._rate())
+            steps = [array_module(p).empty_like(p) for p in arrays]
+            for piece, step in self._updates(steps, gradients, kernels.clip_factor(norm, 0.0)):
+                piece[...] = step
+            factor = kernels.clip_factor(kernels.norm(steps), self.clip)
+            for p, step in zip(arrays, steps, strict=True):
+                step *= factor
+                p -= step
         return norm
 
-    def _direct(self, kernels: Any, norm: Any, clip: float, rate: float | None) -> None:
-        """Call this optimizer's kernel, see `minizone.kernels.cpu.optim`: with a rate it makes the whole step."""
-        kernels.sgd(self.flat, self._g, norm, clip, rate)
-
-    def _rate(self) -> float:
-        """What the direction is multiplied with, the same for all parameters."""
-        return self.learning_rate
+    def _updates(
+        self, targets: list[Array], gradients: list[Array], factor: float | Array
+    ) -> Iterator[tuple[Array, Array]]:
+        """For each array in ``targets``, or each piece of one, the step from ``factor`` times the gradient."""
+        for target, g, averages in zip(targets, gradients, self.averages, strict=True):
+            if kernels_for(g) is gpu:
+                yield target, self.fused_update(factor * g, *averages)
+                continue
+            for target_piece, g_piece, *average_pieces in _pieces(target, g, *averages):
+                yield target_piece, self.update(factor * g_piece, *average_pieces)
 
     def reset(self) -> None:
-        """Forget the past: buffers and counters as those of a fresh optimizer. Parameters and settings stay."""
+        """Set the averages and the number of steps to zero, as in a new optimizer. Parameters and settings stay."""
         self.steps = 0
-        for own in self.buffers.values():
-            own.fill(0)
+        for averages in self.averages:
+            for average in averages:
+                average.fill(0)
 
     def state_dict(self) -> dict[str, Array]:
-        """What has to be saved, besides the parameters, to go on as if nothing had happened; no copies."""
-        return {**self.buffers, "steps": np.array([self.steps])}
+        """The averages by names like "m.0", m of the first parameter, and "steps"; the arrays are no copies."""
+        return {**self._named_averages(), "steps": np.array([self.steps])}
 
     def load_state_dict(self, arrays: Mapping[str, Array]) -> None:
-        """Copy what `state_dict` gave; ValueError, and no change, when the names or the sizes are others."""
-        names = {*self.buffers, "steps"}
+        """Copy what `state_dict` returned. ValueError, and no change, when names or shapes differ."""
+        own = self._named_averages()
+        names = {*own, "steps"}
         if names != arrays.keys():
             raise ValueError(f"optimizer state has {sorted(arrays)}, expected {sorted(names)}")
-        for name, own in self.buffers.items():
-            if arrays[name].shape != own.shape:
-                raise ValueError(f"optimizer state {name} has {arrays[name].size} numbers, expected {own.size}")
-        for name, own in self.buffers.items():
-            own[...] = array_module(own).asarray(arrays[name])
+        for name, average in own.items():
+            if arrays[name].shape != average.shape:
+                raise ValueError(f"optimizer state {name} has shape {arrays[name].shape}, expected {average.shape}")
+        for name, average in own.items():
+            average[...] = array_module(average).asarray(arrays[name])
         self.steps = int(arrays["steps"][0])
+
+    def _named_averages(self) -> dict[str, Array]:
+        return {
+            f"{name}.{k}": average
+            for k, averages in enumerate(self.averages)
+            for name, average in zip(self.AVERAGES, averages, strict=True)
+        }
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent; that of word-level Penn Treebank, with `decayed` (Zaremba et al., 2014).
+    """Stochastic gradient descent; with `decayed` it trains word-level Penn Treebank (Zaremba et al., 2014).
 
-    step = learning_rate g                                  parameters: those of `Optimizer`
+        step = learning_rate g
+
+    The parameters are those of `Optimizer`.
     """
+
+    def update(self, g: Array) -> Array:
+        return self.learning_rate * g
+
+    def fused_update(self, g: Array) -> Array:
+        return fused.sgd(g, self.learning_rate)
 
 
 class Momentum(Optimizer):
@@ -128,118 +177,145 @@ class Momentum(Optimizer):
         velocity = momentum velocity + learning_rate g
         step = velocity
 
-    A learning rate that is changed therefore takes about ``1 / (1 - momentum)`` steps to be felt.
+    A change of the learning rate therefore takes about ``1 / (1 - momentum)`` steps to have its full effect.
 
     Parameters
     ----------
     momentum : float
         In [0, 1), or ValueError; 0.99 in the authors' scripts. The other parameters are those of `Optimizer`.
-
-    Attributes
-    ----------
-    velocity : array (N,)
-        The last step, before it was clipped.
     """
 
-    BUFFERS = ("velocity",)
+    AVERAGES = ("velocity",)
 
     def __init__(
-        self, parameters: Sequence[Tensor], learning_rate: float, *,
-        momentum: float = 0.99, clip: float = 0.0, clip_what: str = "gradient",
-    ):  # fmt: skip
+        self,
+        parameters: Sequence[Tensor],
+        learning_rate: float,
+        *,
+        momentum: float = 0.99,
+        clip: float = 0.0,
+        clip_what: str = "gradient",
+    ):
         _check_below_one("momentum", momentum)
         super().__init__(parameters, learning_rate, clip=clip, clip_what=clip_what)
         self.momentum = momentum
-        self.velocity = self.buffers["velocity"]
 
-    def _direct(self, kernels: Any, norm: Any, clip: float, rate: float | None) -> None:
-        kernels.momentum(self.flat, self._g, self.velocity, norm, clip, rate, self.learning_rate, self.momentum)
+    def update(self, g: Array, velocity: Array) -> Array:
+        velocity *= self.momentum
+        velocity += self.learning_rate * g
+        return velocity
 
-    def _rate(self) -> float:
-        return 1.0
+    def fused_update(self, g: Array, velocity: Array) -> Array:
+        return fused.momentum(g, velocity, self.learning_rate, self.momentum)
 
 
 class RMSProp(Optimizer):
-    """RMSProp (Tieleman and Hinton, 2012), in the form of Blocks; that of the authors' permuted MNIST.
+    """RMSProp (Tieleman and Hinton, 2012), in the form of Blocks; it trains the authors' permuted MNIST.
 
         ms = decay ms + (1 - decay) g^2
         step = learning_rate g / max(sqrt(ms), 1e-5)
 
-    The average starts at 0 and is not corrected for that: while the gradient stays the same, the steps shrink from
-    ``learning_rate / sqrt(1 - decay)`` to ``learning_rate``. The small constant is a floor; elsewhere it is added.
+    ``ms``, the mean square of the gradient, starts at 0 without bias correction: with a constant gradient the steps
+    shrink from ``learning_rate / sqrt(1 - decay)`` to ``learning_rate``. The small constant is a lower bound; other
+    implementations add it.
 
     Parameters
     ----------
     decay : float
         In [0, 1), or ValueError; 0.5 in the authors' permuted MNIST. The other parameters are those of `Optimizer`.
-
-    Attributes
-    ----------
-    ms : array (N,)
-        Moving average of the square of the gradient.
     """
 
-    BUFFERS = ("ms",)
+    AVERAGES = ("ms",)
     FLOOR = 1e-5
 
     def __init__(
-        self, parameters: Sequence[Tensor], learning_rate: float, *,
-        decay: float = 0.9, clip: float = 0.0, clip_what: str = "gradient",
-    ):  # fmt: skip
+        self,
+        parameters: Sequence[Tensor],
+        learning_rate: float,
+        *,
+        decay: float = 0.9,
+        clip: float = 0.0,
+        clip_what: str = "gradient",
+    ):
         _check_below_one("decay", decay)
         super().__init__(parameters, learning_rate, clip=clip, clip_what=clip_what)
         self.decay = decay
-        self.ms = self.buffers["ms"]
 
-    def _direct(self, kernels: Any, norm: Any, clip: float, rate: float | None) -> None:
-        kernels.rms_prop(self.flat, self._g, self.ms, norm, clip, rate, self.decay, self.FLOOR)
+    def update(self, g: Array, ms: Array) -> Array:
+        xp = array_module(g)
+        ms *= self.decay
+        ms += (1 - self.decay) * (g * g)
+        return self.learning_rate * (g / xp.maximum(xp.sqrt(ms), self.FLOOR))
+
+    def fused_update(self, g: Array, ms: Array) -> Array:
+        return fused.rms_prop(g, ms, self.learning_rate, self.decay, self.FLOOR)
 
 
 class Adam(Optimizer):
     """Adam (Kingma and Ba, 2015), with the clipping of the authors' code or the usual one.
 
-        m = b1 m + (1 - b1) g        v = b2 v + (1 - b2) g^2
-        step = learning_rate * sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + 1e-8)
+        m = beta1 m + (1 - beta1) g
+        v = beta2 v + (1 - beta2) g^2
+        step = learning_rate sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + epsilon)
 
-    The small constant is added after the bias correction has moved into the learning rate, as Blocks does.
+    m and v are moving averages of the gradient and its square, t is the number of the step, from 1. As in Blocks, the
+    bias correction is part of the learning rate, and epsilon is added to sqrt(v) as it is, without bias correction.
 
     Parameters
     ----------
+    beta1, beta2, epsilon : float
+        The constants of the formula.
     clip_what : "step" or "gradient"
-        "step": the Adam step is shortened to the norm ``clip``. That is what the authors' code does for Penn Treebank
-        and text8, though the paper says gradient clipping; a fresh step of the char model has norm 4, so it acts as a
-        warm-up. "gradient": the gradient is shortened before Adam sees it.
+        "step", the default, is what the authors' code does for Penn Treebank and text8, though the paper says gradient
+        clipping. The first steps of the character model have a norm of 4, so a ``clip`` of 1 acts as a warm-up.
     parameters, learning_rate, clip : those of `Optimizer`
-
-    Attributes
-    ----------
-    m, v : array (N,)
-        Moving averages of the gradient and its square, in the order of the parameters.
     """
 
-    BUFFERS = ("m", "v")
+    AVERAGES = ("m", "v")
 
     def __init__(
-        self, parameters: Sequence[Tensor], learning_rate: float, *,
-        beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8, clip: float = 0.0, clip_what: str = "step",
-    ):  # fmt: skip
+        self,
+        parameters: Sequence[Tensor],
+        learning_rate: float,
+        *,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        clip: float = 0.0,
+        clip_what: str = "step",
+    ):
         super().__init__(parameters, learning_rate, clip=clip, clip_what=clip_what)
-        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
-        self.m, self.v = self.buffers["m"], self.buffers["v"]
+        self.beta1 = beta1
+        self.beta2 = beta2
+        self.epsilon = epsilon
 
-    def _direct(self, kernels: Any, norm: Any, clip: float, rate: float | None) -> None:
-        constants = self.beta1, self.beta2, self.epsilon
-        kernels.adam(self.flat, self._g, self.m, self.v, norm, clip, rate, *constants)
+    def update(self, g: Array, m: Array, v: Array) -> Array:
+        m *= self.beta1
+        m += (1 - self.beta1) * g
+        v *= self.beta2
+        v += (1 - self.beta2) * (g * g)
+        return self._corrected_rate() * (m / (array_module(v).sqrt(v) + self.epsilon))
 
-    def _rate(self) -> float:
-        return self.learning_rate * (1 - self.beta2**self.steps) ** 0.5 / (1 - self.beta1**self.steps)
+    def fused_update(self, g: Array, m: Array, v: Array) -> Array:
+        return fused.adam(g, m, v, self._corrected_rate(), self.beta1, self.beta2, self.epsilon)
+
+    def _corrected_rate(self) -> float:
+        """The learning rate with the bias correction of m and v."""
+        t = self.steps
+        return self.learning_rate * (1 - self.beta2**t) ** 0.5 / (1 - self.beta1**t)
 
 
 def make(
-    algorithm: str, parameters: Sequence[Tensor], learning_rate: float, *,
-    clip: float, clip_what: str | None = None, momentum: float = 0.99, decay: float = 0.9,
-) -> Optimizer:  # fmt: skip
-    """The optimizer of a name, with the names of the authors' ``--algorithm``.
+    algorithm: str,
+    parameters: Sequence[Tensor],
+    learning_rate: float,
+    *,
+    clip: float,
+    clip_what: str | None = None,
+    momentum: float = 0.99,
+    decay: float = 0.9,
+) -> Optimizer:
+    """An optimizer by its name in the authors' ``--algorithm``.
 
     Parameters
     ----------
@@ -248,19 +324,20 @@ def make(
     clip_what : "step", "gradient" or None
         None: the authors' choice for the algorithm, "step" for Adam and "gradient" for the others.
     momentum, decay : float
-        Of `Momentum` and `RMSProp`; the other optimizers have no use for them.
+        For `Momentum` and `RMSProp`; the other optimizers do not use them.
     parameters, learning_rate, clip : those of `Optimizer`
     """
-    choices: dict[str, Callable[..., Optimizer]] = {
-        "adam": Adam,
-        "rms_prop": partial(RMSProp, decay=decay),
-        "momentum": partial(Momentum, momentum=momentum),
-        "sgd": SGD,
-    }
-    if algorithm not in choices:
-        raise ValueError(f"algorithm must be one of {', '.join(choices)}, got {algorithm!r}")
-    options = {} if clip_what is None else {"clip_what": clip_what}
-    return choices[algorithm](parameters, learning_rate, clip=clip, **options)
+    if clip_what is None:
+        clip_what = "step" if algorithm == "adam" else "gradient"
+    if algorithm == "adam":
+        return Adam(parameters, learning_rate, clip=clip, clip_what=clip_what)
+    if algorithm == "rms_prop":
+        return RMSProp(parameters, learning_rate, decay=decay, clip=clip, clip_what=clip_what)
+    if algorithm == "momentum":
+        return Momentum(parameters, learning_rate, momentum=momentum, clip=clip, clip_what=clip_what)
+    if algorithm == "sgd":
+        return SGD(parameters, learning_rate, clip=clip, clip_what=clip_what)
+    raise ValueError(f"algorithm must be one of adam, rms_prop, momentum, sgd, got {algorithm!r}")
 
 
 def decayed(learning_rate: float, epoch: int, *, divide_by: float = 1.0, after: int = 0) -> float:
@@ -283,7 +360,7 @@ def decayed(learning_rate: float, epoch: int, *, divide_by: float = 1.0, after: 
         raise ValueError(f"divide_by must be above 0, got {divide_by}")
     try:
         return learning_rate / divide_by ** max(0, epoch - after)
-    except OverflowError:  # divided by more than a float can be
+    except OverflowError:  # the divisor is too large for a float
         return 0.0
 
 
@@ -292,26 +369,10 @@ def _check_below_one(name: str, value: float) -> None:
         raise ValueError(f"{name} must be in [0, 1), got {value}")
 
 
-def _flatten(parameters: Sequence[Tensor]) -> Array:
-    """All parameters in one new array (N,); their ``data`` become views of it."""
-    if len({id(p) for p in parameters}) < len(parameters):
-        raise ValueError("a parameter is given twice")
-    xp = array_module(*(p.data for p in parameters))
-    flat = xp.concatenate([p.data.reshape(-1) for p in parameters])
-    start = 0
-    for p in parameters:
-        p.data = flat[start : start + p.data.size].reshape(p.shape)
-        start += p.data.size
-    return flat
-
-
-def _gather_gradients(parameters: Sequence[Tensor], out: Array) -> None:
-    """Move the gradients of the parameters into ``out`` (N,), in their order; all of them, or ValueError and none."""
-    for k, p in enumerate(parameters):
-        if p.grad is None:
-            raise ValueError(f"parameter {k} of shape {p.shape} has no gradient: call backward() first")
-    start = 0
-    for p in parameters:
-        out[start : start + p.data.size].reshape(p.shape)[...] = p.grad
-        p.grad = None
-        start += p.data.size
+def _pieces(*arrays: Array) -> Iterator[list[Array]]:
+    """Views of the same rows of arrays of one shape, about ``PIECE`` elements of each."""
+    arrays = tuple(array_module(a).atleast_1d(a) for a in arrays)
+    rows, size = len(arrays[0]), arrays[0].size
+    rows_of_piece = max(1, PIECE * rows // max(1, size))
+    for start in range(0, rows, rows_of_piece):
+        yield [a[start : start + rows_of_piece] for a in arrays]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+import minizone.commands.main
 from minizone import Device, backend
 from minizone.data.download import KNOWN_FILES
 from minizone.kernels.gpu import cuda
@@ -85,10 +86,9 @@ def never_waiting(gpu) -> Callable[[], AbstractContextManager[None]]:
 
 
 @pytest.fixture
-def nobody_elses_files(monkeypatch, tmp_path, request):
+def nobody_elses_files(monkeypatch, tmp_path):
     """Tests do not use the data folder, cache and proxy of whoever runs them, except for those on real data."""
-    if "real_ptb" not in request.fixturenames:
-        monkeypatch.setenv("MINIZONE_DATA", str(tmp_path / "environment"))
+    monkeypatch.setenv("MINIZONE_DATA", str(tmp_path / "environment"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
@@ -105,7 +105,6 @@ def small(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def program(monkeypatch):
-    """run.py as a module."""
-    monkeypatch.syspath_prepend(Path(__file__).resolve().parent.parent)
-    return importlib.import_module("run")
+def program() -> ModuleType:
+    """The command line; its ``main`` runs a command and returns the exit status."""
+    return minizone.commands.main

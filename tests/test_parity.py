@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from minizone.backend import stream
-from minizone.data.characters import TextDataset
+from minizone.data import TextDataset
 from minizone.experiments.char_ptb import PRESETS, CharPTB, CharSettings
 from minizone.optim import make
-from tests.runs.test_training import quiet
+from tests.helpers.runs import quiet
 
 UPDATES = 50
 RECORDED = Path(__file__).parent / "fixtures" / "torch_losses.json"
@@ -31,7 +31,7 @@ class Settings(CharSettings):
 
     def load(self, say: Any) -> TextDataset:
         text = " ".join(np.random.default_rng(0).choice(WORDS, 15_000))
-        symbols = "".join(sorted(set(text)))
+        symbols = tuple(sorted(set(text)))
         tokens = np.array([symbols.index(symbol) for symbol in text], np.uint8)
         return TextDataset("random words", tokens[:-4000], tokens[-4000:-2000], tokens[-2000:], symbols, {})
 

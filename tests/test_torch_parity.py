@@ -19,9 +19,8 @@ from minizone.commands.export import export
 from minizone.experiments.char_ptb import CharPTB
 from minizone.runs.torch_names import from_torch, to_torch
 from minizone.runs.training import fit
-from tests.commands.test_export import MODELS, PLAIN, noisy
-from tests.runs import test_training
-from tests.runs.test_training import quiet
+from tests.helpers.runs import TINY, quiet
+from tests.runs.test_torch_names import MODELS, PLAIN, noisy
 from tests.test_parity import RECORDED, TOLERANCES, UPDATES, experiment_in, our_losses
 
 torch = pytest.importorskip("torch")
@@ -156,7 +155,7 @@ def test_a_file_goes_to_torch_and_comes_back_from_it(tmp_path):
     save_file(theirs.state_dict(), tmp_path / "theirs.safetensors")
     loaded = []
     for k, path in enumerate(("run/best.safetensors", "theirs.safetensors")):
-        settings = replace(test_training.TINY, load_path=str(tmp_path / path), learning_rate=1e-30, epochs=1)
+        settings = replace(TINY, load_path=str(tmp_path / path), learning_rate=1e-30, epochs=1)
         experiment = CharPTB(settings, say=quiet)
         fit(experiment, tmp_path / str(k), say=quiet)
         loaded.append(experiment.model.state_dict())

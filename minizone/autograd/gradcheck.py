@@ -1,78 +1,92 @@
-"""Is a hand-written gradient right? Compare it with derivatives that were not written by hand.
+"""Check the gradients of a function against numerical derivatives.
 
-The complex step. For an analytic f of real numbers, f(x + ih) = f(x) + ih f'(x) - O(h^2), so Im f(x + ih) / h is the
-derivative: nothing is subtracted, nothing cancels, h can be 1e-20 and the result is good to rounding error. A finite
-difference subtracts two nearly equal numbers and is good to about 1e-10 at best; it is here for functions that are
-not analytic (a maximum, an absolute value, a comparison).
+The complex step: for an analytic function f of real numbers, f(x + ih) = f(x) + ih f'(x) - O(h^2), so the derivative is
+Im f(x + ih) / h. Nothing is subtracted, so h can be 1e-20 and the result is exact up to rounding.
+
+Central differences, (f(x + h) - f(x - h)) / 2h, subtract two nearly equal numbers and are exact to about 1e-10 at best.
+They are for functions that are not analytic: a maximum, an absolute value, a comparison.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from minizone.autograd.tensor import Tensor, no_grad
 
+Outputs = Tensor | tuple[Tensor, ...]
+Method = Literal["complex", "difference"]
+
+COMPLEX_STEP = 1e-20
+DIFFERENCE_STEP = 1e-6
+TOLERANCE = {"complex": 1e-9, "difference": 1e-6}  # default of rtol
+# Derivatives below this fraction of the terms of L are rounding errors of terms that cancel.
+NEGLIGIBLE = {"complex": 1e-6, "difference": 1e-3}
+
 
 class GradientError(AssertionError):
-    """A gradient is wrong; the message names the argument and the element and gives both numbers."""
+    """A gradient is wrong. The message names the argument and the element and gives both numbers."""
 
 
 def gradcheck(
-    f: Callable[..., Any],
-    *arrays: Any,
-    method: str = "complex",
+    f: Callable[..., Outputs],
+    *arrays: ArrayLike,
+    method: Method = "complex",
     rtol: float | None = None,
     directions: int | None = None,
     names: Sequence[str] | None = None,
     seed: int = 0,
 ) -> float:
-    """Raise unless the backward pass of ``f`` agrees with its derivative, in every floating argument.
+    """Raise unless the gradients that ``f`` computes agree with its derivatives, for every floating argument.
 
-    The outputs are contracted with fixed random weights to one number L. For each argument, dL/d(argument) from
-    ``backward`` is compared with the derivative of L along every element, or along random directions.
+    The outputs are multiplied with fixed random weights and summed to one number L. For each argument, dL/d(argument)
+    from ``backward`` is compared with the derivative of L along every element, or along random directions.
 
     Parameters
     ----------
     f : callable
-        Takes one `Tensor` for each array and returns a `Tensor` or a tuple of them. It must draw nothing at random:
-        pass masks in. Integer arrays are passed through as they are, and not differentiated.
+        Takes a `Tensor` for each array and returns a `Tensor` or a tuple of them. It must not draw random numbers:
+        pass masks as arrays. Arrays of integers and booleans are passed as they are and not differentiated.
     *arrays : array_like
-        Where to check; computed in float64.
+        The arguments; floating ones are converted to float64.
     method : "complex" or "difference"
         Complex step, or central differences with a step of 1e-6.
     rtol : float, optional
-        Allowed error, relative to the largest derivative of the argument (or, where that is smaller, to
-        10^-6 of the terms of L, 10^-3 for "difference"); 1e-9 ("complex") or 1e-6 ("difference").
+        Allowed error relative to the largest derivative of the argument, or to a fraction (10^-6, for differences
+        10^-3) of the terms of L if that is larger. Default: 1e-9 for the complex step, 1e-6 for differences.
     directions : int, optional
-        Number of random directions an argument, for arrays too large to go through by elements (the default).
+        Number of random directions for each argument, instead of all of its elements: for large arrays.
     names : sequence of str, optional
-        Names of the arguments for the message; "argument 0", ... otherwise.
+        Names of the arguments for the message. Default: "argument 0", ...
+    seed : int
+        For the weights and the directions.
 
     Returns
     -------
     float
-        The largest relative error that was found.
+        The largest relative error.
 
     Raises
     ------
     GradientError
-        When an error exceeds ``rtol``, a gradient is missing, not finite, or not of the shape of its argument.
+        When an error exceeds ``rtol``, or a gradient is missing, not finite, or not of the shape of its argument.
+    ValueError
+        For an unknown ``method``, or fewer directions than 1.
     """
     if method not in ("complex", "difference"):
         raise ValueError(f'gradcheck: method must be "complex" or "difference", got {method!r}')
     if directions is not None and directions < 1:
         raise ValueError(f"gradcheck: directions must be at least 1, got {directions}")
-    rtol = {"complex": 1e-9, "difference": 1e-6}[method] if rtol is None else rtol
+    rtol = TOLERANCE[method] if rtol is None else rtol
     rng = np.random.default_rng(seed)
     values = [np.asarray(a) if np.asarray(a).dtype.kind in "iub" else np.array(a, np.float64) for a in arrays]
-    checked = [k for k, v in enumerate(values) if v.dtype == np.float64]
     names = names or [f"argument {k}" for k in range(len(values))]
 
-    tensors: list[Any] = [Tensor(v) if k in checked else v for k, v in enumerate(values)]
+    tensors = [Tensor(v) if v.dtype == np.float64 else v for v in values]
     outputs = _as_tuple(f(*tensors))
     weights = [rng.standard_normal(y.shape) for y in outputs]
     loss = sum(((y * w).sum() for y, w in zip(outputs, weights, strict=True)), start=Tensor(np.zeros(())))
@@ -80,49 +94,53 @@ def gradcheck(
         loss.backward()
     except ValueError as error:
         raise GradientError(str(error)) from error
-    # Below this a derivative is rounding error, of terms of the loss that cancel.
-    negligible = {"complex": 1e-6, "difference": 1e-3}[method] * float(
-        sum(np.abs(y.data * w).sum() for y, w in zip(outputs, weights, strict=True))
-    )
+    terms = float(sum(np.abs(y.data * w).sum() for y, w in zip(outputs, weights, strict=True)))
 
-    def contracted(k: int, value: np.ndarray) -> Any:
-        """L with argument k replaced."""
+    def loss_with(k: int, value: np.ndarray) -> complex:
+        """L with another value of argument k."""
         with no_grad():
-            moved = _as_tuple(f(*(Tensor(value) if j == k else t for j, t in enumerate(tensors))))
-        return sum((y.data * w).sum() for y, w in zip(moved, weights, strict=True))
+            outputs = _as_tuple(f(*(Tensor(value) if j == k else t for j, t in enumerate(tensors))))
+        return sum((y.data * w).sum() for y, w in zip(outputs, weights, strict=True))
 
     worst = 0.0
-    for k in checked:
-        gradient = tensors[k].grad
-        if gradient is None:
-            raise GradientError(f"{names[k]}: backward left no gradient")
-        if gradient.shape != values[k].shape:
-            raise GradientError(f"{names[k]}: gradient of shape {gradient.shape} for shape {values[k].shape}")
-        if not np.isfinite(gradient).all():
-            raise GradientError(f"{names[k]}: the gradient from backward is not finite")
-        steps = _directions(values[k].shape, directions, rng)
-        numeric = np.array([_derivative(partial(contracted, k), values[k], d, method) for _, d in steps])
-        analytic = np.array([(gradient * d).sum() for _, d in steps])
-        scale = max(np.abs(numeric).max(initial=0.0), np.abs(analytic).max(initial=0.0), negligible)
-        if scale == 0.0 or not steps:
+    for k, (x, tensor) in enumerate(zip(values, tensors, strict=True)):
+        if not isinstance(tensor, Tensor):
+            continue
+        gradient = _checked(names[k], tensor.grad, x.shape)
+        steps = _steps(x.shape, directions, rng)
+        numeric = np.array([_derivative(partial(loss_with, k), x, step, method) for _, step in steps])
+        analytic = np.array([(gradient * step).sum() for _, step in steps])
+        scale = max(np.abs(numeric).max(initial=0), np.abs(analytic).max(initial=0), NEGLIGIBLE[method] * terms)
+        if scale == 0 or not steps:
             continue
         errors = np.abs(numeric - analytic) / scale
-        at = int(errors.argmax())
-        if not errors[at] <= rtol:
+        largest = int(errors.argmax())
+        if not errors[largest] <= rtol:  # true for NaN as well
             raise GradientError(
-                f"{names[k]}, {steps[at][0]}: backward gives {analytic[at]:.12g}, the {method} check {numeric[at]:.12g}"
-                f" (relative error {errors[at]:.1e}, allowed {rtol:.0e})"
+                f"{names[k]}, {steps[largest][0]}: backward gives {analytic[largest]:.12g}, the {method} check"
+                f" {numeric[largest]:.12g} (relative error {errors[largest]:.1e}, allowed {rtol:.0e})"
             )
-        worst = max(worst, float(errors[at]))
+        worst = max(worst, float(errors[largest]))
     return worst
 
 
-def _as_tuple(outputs: Any) -> tuple[Tensor, ...]:
+def _as_tuple(outputs: Outputs) -> tuple[Tensor, ...]:
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
-def _directions(shape: tuple[int, ...], count: int | None, rng: np.random.Generator) -> list[tuple[str, np.ndarray]]:
-    """What to move along: every element by itself, or ``count`` random directions; each with a name."""
+def _checked(name: str, gradient: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+    """The gradient; GradientError if it is missing, not finite or of another shape."""
+    if gradient is None:
+        raise GradientError(f"{name}: backward left no gradient")
+    if gradient.shape != shape:
+        raise GradientError(f"{name}: gradient of shape {gradient.shape} for shape {shape}")
+    if not np.isfinite(gradient).all():
+        raise GradientError(f"{name}: the gradient from backward is not finite")
+    return gradient
+
+
+def _steps(shape: tuple[int, ...], count: int | None, rng: np.random.Generator) -> list[tuple[str, np.ndarray]]:
+    """Names and directions of this shape: the unit vector of each element, or ``count`` random directions."""
     if count is not None:
         return [(f"random direction {n}", rng.standard_normal(shape)) for n in range(count)]
     steps = []
@@ -133,10 +151,9 @@ def _directions(shape: tuple[int, ...], count: int | None, rng: np.random.Genera
     return steps
 
 
-def _derivative(f: Callable[[np.ndarray], Any], x: np.ndarray, direction: np.ndarray, method: str) -> float:
+def _derivative(f: Callable[[np.ndarray], complex], x: np.ndarray, direction: np.ndarray, method: Method) -> float:
     """The derivative of f at x along the direction."""
     if method == "complex":
-        h = 1e-20
-        return float(np.imag(f(x + 1j * h * direction)) / h)
-    h = 1e-6
-    return float((f(x + h * direction) - f(x - h * direction)) / (2 * h))
+        return float(np.imag(f(x + 1j * COMPLEX_STEP * direction)) / COMPLEX_STEP)
+    h = DIFFERENCE_STEP
+    return float((f(x + h * direction) - f(x - h * direction)).real / (2 * h))

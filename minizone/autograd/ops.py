@@ -1,8 +1,10 @@
-"""Primitive differentiable operations: each a mirrored pair, the derivative right under the value.
+"""Primitive differentiable operations: a `Function` each, its backward below its forward, and below all of them the
+functions that apply them.
 
-``y`` is the output, ``x`` an input, ``gy`` and ``gx`` are dLoss/dy and dLoss/dx. Where shapes broadcast, a backward
-returns the gradient of the broadcast shape and `Tensor.backward` sums it down, in one place. Nothing here takes a
-complex conjugate or a modulus, so every operation is analytic and can be checked with a complex step.
+``x`` (or ``a`` and ``b``) are inputs and ``y`` is the output; ``gx`` and ``gy`` are dLoss/dx and dLoss/dy. Operations
+of two arrays broadcast them. Their backward returns gradients of the broadcast shape, and `Tensor.backward` sums them
+to the shape of the input. No operation takes a complex conjugate or a modulus: all of them are analytic (`Relu`
+piecewise), so a complex step can check them.
 """
 
 from __future__ import annotations
@@ -12,13 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from minizone.autograd.tensor import Function, Tensor
+from minizone.autograd.tensor import Function, Index, Operand, Tensor
 from minizone.backend import Array, array_module
 from minizone.kernels import kernels_for
 from minizone.kernels.stacks import columns
 
 
 class Add(Function):
+    """``y = a + b``."""
+
     def forward(self, a: Array, b: Array) -> Array:
         return a + b
 
@@ -27,6 +31,8 @@ class Add(Function):
 
 
 class Subtract(Function):
+    """``y = a - b``."""
+
     def forward(self, a: Array, b: Array) -> Array:
         return a - b
 
@@ -35,6 +41,8 @@ class Subtract(Function):
 
 
 class Multiply(Function):
+    """``y = a * b``, elementwise."""
+
     def forward(self, a: Array, b: Array) -> Array:
         self.a, self.b = a, b
         return a * b
@@ -44,6 +52,8 @@ class Multiply(Function):
 
 
 class Divide(Function):
+    """``y = a / b``, elementwise: dy/da = 1 / b, dy/db = -y / b."""
+
     def forward(self, a: Array, b: Array) -> Array:
         self.b, self.y = b, a / b
         return self.y
@@ -54,6 +64,8 @@ class Divide(Function):
 
 
 class Negative(Function):
+    """``y = -x``."""
+
     def forward(self, x: Array) -> Array:
         return -x
 
@@ -62,7 +74,7 @@ class Negative(Function):
 
 
 class Power(Function):
-    """``x ** p`` for a constant number p."""
+    """``y = x ** p`` for a constant number p: dy/dx = p x^(p-1)."""
 
     def __init__(self, p: float):
         self.p = p
@@ -76,34 +88,41 @@ class Power(Function):
 
 
 class MatMul(Function):
-    """``a @ b`` with NumPy's rules: 1-D arrays are vectors, leading axes are a stack."""
+    """``y = a @ b`` as in NumPy: one-dimensional arrays are vectors, leading axes are a stack of matrices.
+
+    The usual case is one matrix for a whole sequence: a (M, K), b (T, K, B), y (T, M, B).
+    """
 
     def forward(self, a: Array, b: Array) -> Array:
         self.a, self.b = a, b
-        self.one_for_all = a.ndim == 2 and b.ndim == 3  # one matrix for a stack: what it multiplies are columns
-        self.times_columns = kernels_for(b).times_columns if self.one_for_all else array_module(b).matmul
-        return self.times_columns(a, b)
+        self.matrix_times_stack = a.ndim == 2 and b.ndim == 3
+        self.matmul = kernels_for(b).times_stack if self.matrix_times_stack else array_module(b).matmul
+        return self.matmul(a, b)
 
     def backward(self, gy: Array) -> tuple[Array | None, Array | None]:
         a, b, xp = self.a, self.b, array_module(gy)
-        if a.ndim == 1 or b.ndim == 1:  # give vectors their second axis, and take it away again
-            gy = xp.expand_dims(gy, tuple(axis for axis, v in ((-2, a), (-1, b)) if v.ndim == 1))
-        a2 = a[None, :] if a.ndim == 1 else a
-        b2 = b[:, None] if b.ndim == 1 else b
+        a2 = a[None, :] if a.ndim == 1 else a  # (..., M, K)
+        b2 = b[:, None] if b.ndim == 1 else b  # (..., K, N)
+        if b.ndim == 1:
+            gy = xp.expand_dims(gy, -1)
+        if a.ndim == 1:
+            gy = xp.expand_dims(gy, -2)  # (..., M, N)
         ga = gb = None
         if self.needs[0]:
-            ga = columns(gy) @ columns(b).T if self.one_for_all else gy @ xp.swapaxes(b2, -1, -2)
-            ga = ga.reshape(ga.shape[:-2] + ga.shape[-1:]) if a.ndim == 1 else ga
+            ga = columns(gy) @ columns(b).T if self.matrix_times_stack else gy @ xp.swapaxes(b2, -1, -2)
+            if a.ndim == 1:
+                ga = ga.reshape(ga.shape[:-2] + ga.shape[-1:])
         if self.needs[1]:
-            gb = self.times_columns(xp.swapaxes(a2, -1, -2), gy)
-            gb = gb.reshape(gb.shape[:-1]) if b.ndim == 1 else gb
+            gb = self.matmul(xp.swapaxes(a2, -1, -2), gy)
+            if b.ndim == 1:
+                gb = gb.reshape(gb.shape[:-1])
         return ga, gb
 
 
 class GetItem(Function):
-    """``x[index]``, where the index is anything NumPy accepts."""
+    """``y = x[index]``, for every index that NumPy accepts."""
 
-    def __init__(self, index: Any):
+    def __init__(self, index: Index):
         self.index = index
 
     def forward(self, x: Array) -> Array:
@@ -116,13 +135,16 @@ class GetItem(Function):
         parts = self.index if isinstance(self.index, tuple) else (self.index,)
         if all(part is None or part is Ellipsis or isinstance(part, int | slice) for part in parts):
             gx[self.index] = gy
-        else:  # a list or array of indices may name an element twice
+        else:  # a list or an array of indices may contain an element twice
             xp.add.at(gx, self.index, gy)
         return gx
 
 
 class Unstack(Function):
-    """``x[0], x[1], ...``: one function, where indexing in a loop would make the backward pass quadratic in T."""
+    """``x[0], x[1], ...`` for x (T, ...).
+
+    As one function: T functions `GetItem` would each return a gradient of the whole x, which is quadratic in T.
+    """
 
     def forward(self, x: Array) -> tuple[Array, ...]:
         self.x = x
@@ -137,7 +159,7 @@ class Unstack(Function):
 
 
 class Stack(Function):
-    """The inverse of `Unstack`: arrays of one shape along a new first axis."""
+    """Arrays of one shape along a new first axis; the inverse of `Unstack`."""
 
     def forward(self, *xs: Array) -> Array:
         return array_module(*xs).stack(xs)
@@ -147,6 +169,8 @@ class Stack(Function):
 
 
 class Sum(Function):
+    """The sum over one axis, several axes or (None) all axes."""
+
     def __init__(self, axis: int | tuple[int, ...] | None, keepdims: bool):
         self.axis, self.keepdims = axis, keepdims
 
@@ -163,18 +187,22 @@ class Sum(Function):
 
 
 class Reshape(Function):
+    """The same elements in the same order in another shape."""
+
     def __init__(self, shape: tuple[int, ...]):
         self.shape = shape
 
     def forward(self, x: Array) -> Array:
-        self.old = x.shape
+        self.old_shape = x.shape
         return x.reshape(self.shape)
 
     def backward(self, gy: Array) -> Array:
-        return gy.reshape(self.old)
+        return gy.reshape(self.old_shape)
 
 
 class Transpose(Function):
+    """The axes in another order; None: in reverse."""
+
     def __init__(self, axes: tuple[int, ...] | None):
         self.axes = axes
 
@@ -182,10 +210,14 @@ class Transpose(Function):
         return x.transpose(self.axes)
 
     def backward(self, gy: Array) -> Array:
-        return gy.transpose(None if self.axes is None else np.argsort([axis % gy.ndim for axis in self.axes]))
+        if self.axes is None:
+            return gy.transpose()
+        return gy.transpose(np.argsort([axis % gy.ndim for axis in self.axes]))  # the inverse permutation
 
 
 class Exp(Function):
+    """``y = exp(x)``: dy/dx = y."""
+
     def forward(self, x: Array) -> Array:
         self.y = array_module(x).exp(x)
         return self.y
@@ -195,6 +227,8 @@ class Exp(Function):
 
 
 class Log(Function):
+    """``y = log(x)``, the natural logarithm: dy/dx = 1 / x."""
+
     def forward(self, x: Array) -> Array:
         self.x = x
         return array_module(x).log(x)
@@ -204,6 +238,8 @@ class Log(Function):
 
 
 class Tanh(Function):
+    """``y = tanh(x)``: dy/dx = 1 - y^2."""
+
     def forward(self, x: Array) -> Array:
         self.y = array_module(x).tanh(x)
         return self.y
@@ -213,7 +249,7 @@ class Tanh(Function):
 
 
 class Sigmoid(Function):
-    """``1 / (1 + exp(-x))``, written as a tanh: exact at both ends, and no overflow in between."""
+    """``y = 1 / (1 + exp(-x))``: dy/dx = y (1 - y). Computed with tanh, which does not overflow for large -x."""
 
     def forward(self, x: Array) -> Array:
         self.y = 0.5 * array_module(x).tanh(0.5 * x) + 0.5
@@ -224,18 +260,22 @@ class Sigmoid(Function):
 
 
 class Relu(Function):
-    """``x`` where its real part is positive, else 0."""
+    """``y = max(x, 0)``: x where its real part is positive, else 0."""
 
     def forward(self, x: Array) -> Array:
         self.positive = x.real > 0
-        return array_module(x).where(self.positive, x, x.dtype.type(0))  # not a product: -inf * 0 is NaN
+        return array_module(x).where(self.positive, x, x.dtype.type(0))  # x * positive would be NaN for -inf
 
     def backward(self, gy: Array) -> Array:
         return gy * self.positive
 
 
 class SoftmaxCrossEntropy(Function):
-    """Mean over all T*B columns of -log softmax(scores)[target], in nats; scores (T, V, B), integer targets (T, B)."""
+    """``y = mean over t and n of -log softmax(scores[t, :, n])[targets[t, n]]``, in nats.
+
+    scores (T, V, B) or (V, B), integer targets (T, B) or (B,).
+    dy/dscores = (softmax(scores) - one_hot(targets)) / (T B).
+    """
 
     def forward(self, scores: Array, targets: Array) -> Array:
         if targets.shape != scores.shape[:-2] + scores.shape[-1:]:
@@ -252,91 +292,114 @@ class SoftmaxCrossEntropy(Function):
         return self.kernels.cross_entropy_backward(self.p, self.targets, gy), None
 
 
-def add(a: Any, b: Any) -> Tensor:
+def add(a: Operand, b: Operand) -> Tensor:
+    """``a + b``."""
     return Add()(a, b)
 
 
-def subtract(a: Any, b: Any) -> Tensor:
+def subtract(a: Operand, b: Operand) -> Tensor:
+    """``a - b``."""
     return Subtract()(a, b)
 
 
-def multiply(a: Any, b: Any) -> Tensor:
+def multiply(a: Operand, b: Operand) -> Tensor:
+    """``a * b``, elementwise."""
     return Multiply()(a, b)
 
 
-def divide(a: Any, b: Any) -> Tensor:
+def divide(a: Operand, b: Operand) -> Tensor:
+    """``a / b``, elementwise."""
     return Divide()(a, b)
 
 
 def negative(x: Tensor) -> Tensor:
+    """``-x``."""
     return Negative()(x)
 
 
 def power(x: Tensor, p: float) -> Tensor:
+    """``x ** p``, elementwise, for a constant number p."""
     return Power(p.item() if isinstance(p, np.generic) else p)(x)
 
 
-def matmul(a: Any, b: Any) -> Tensor:
+def matmul(a: Operand, b: Operand) -> Tensor:
+    """``a @ b``: (..., M, K) and (..., K, N) to (..., M, N); one-dimensional arrays are vectors."""
     return MatMul()(a, b)
 
 
-def get_item(x: Tensor, index: Any) -> Tensor:
+def get_item(x: Tensor, index: Index) -> Tensor:
+    """``x[index]``, for every index that NumPy accepts."""
     return GetItem(index)(x)
 
 
 def unstack(x: Tensor) -> tuple[Tensor, ...]:
-    """The T tensors ``x[0] ... x[T-1]``."""
+    """The T tensors ``x[0] ... x[T-1]`` of x (T, ...)."""
     return Unstack()(x)
 
 
 def stack(xs: list[Tensor]) -> Tensor:
-    """Tensors of one shape, as one tensor with a new first axis."""
+    """T tensors of one shape as one tensor (T, ...)."""
     return Stack()(*xs)
 
 
 def sum(x: Tensor, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
+    """The sum over one axis, several axes or (None) all axes; with ``keepdims`` these stay, of length 1."""
     return Sum(axis, keepdims)(x)
 
 
 def mean(x: Tensor, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
+    """The mean over one axis, several axes or (None) all axes; with ``keepdims`` these stay, of length 1."""
     total = sum(x, axis, keepdims)
     return total * (total.data.size / max(1, x.data.size))
 
 
 def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The elements of x, in their order, in another shape; one length may be -1 and is then computed."""
     return Reshape(shape)(x)
 
 
 def transpose(x: Tensor, axes: tuple[int, ...] | None = None) -> Tensor:
+    """The axes of x in another order: axis k of the result is axis ``axes[k]`` of x. None: in reverse order."""
     return Transpose(axes)(x)
 
 
 def exp(x: Tensor) -> Tensor:
+    """``e ** x``, elementwise."""
     return Exp()(x)
 
 
 def log(x: Tensor) -> Tensor:
+    """The natural logarithm, elementwise."""
     return Log()(x)
 
 
 def tanh(x: Tensor) -> Tensor:
+    """The hyperbolic tangent, elementwise."""
     return Tanh()(x)
 
 
 def sigmoid(x: Tensor) -> Tensor:
+    """``1 / (1 + exp(-x))``, elementwise."""
     return Sigmoid()(x)
 
 
 def relu(x: Tensor) -> Tensor:
+    """``max(x, 0)``, elementwise."""
     return Relu()(x)
 
 
 def softmax_cross_entropy(scores: Tensor, targets: Array) -> Tensor:
-    """Mean cross-entropy in nats of scores (T, V, B) against integer targets (T, B). Divide by ln 2 for bits."""
+    """The mean of ``-log softmax(scores[t, :, n])[targets[t, n]]`` over all t and n, in nats; divide by ln 2 for bits.
+
+    scores (T, V, B) or (V, B), with integer targets (T, B) or (B,) from 0 to V - 1; the result has the shape ().
+
+    Raises ValueError for targets of another shape or none at all, TypeError for targets that are not integers, and on
+    the CPU IndexError for a target that is not a class.
+    """
     return SoftmaxCrossEntropy()(scores, targets)
 
 
-# The operators and methods of Tensor. They are attached here: tensor.py cannot import this file, which builds on it.
+# The operators and methods of Tensor. They are attached here, as this file imports tensor.py and not the reverse.
 OPERATORS: dict[str, Callable[..., Tensor]] = {
     "__add__": add,
     "__radd__": lambda b, a: add(a, b),
@@ -359,7 +422,7 @@ OPERATORS: dict[str, Callable[..., Tensor]] = {
 
 
 def _unpacked(numbers: tuple[Any, ...]) -> tuple[int, ...]:
-    """Both ``x.reshape(2, 3)`` and ``x.reshape((2, 3))`` are allowed, as in NumPy."""
+    """The shape in ``x.reshape(2, 3)`` or ``x.reshape((2, 3))``, and likewise the axes of ``x.transpose``."""
     return numbers[0] if len(numbers) == 1 and isinstance(numbers[0], tuple) else numbers
 
 

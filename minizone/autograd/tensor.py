@@ -1,8 +1,9 @@
-"""The tape: tensors, functions, and one loop that runs the chain rule backwards.
+"""Reverse-mode differentiation: tensors, functions, and one loop that applies the chain rule backwards.
 
-A `Function` that is applied to tensors leaves itself behind as the `creator` of its outputs, with a serial number.
-That is the whole tape. A function can only use tensors that exist already, so serial numbers rise along every path
-of the graph, and visiting the functions from the highest number down meets each one after all that used its outputs.
+A `Function` that is applied to tensors becomes the ``creator`` of its outputs and gets a serial number. These links
+are the tape. A function can only use tensors that exist already, so serial numbers increase along every path of the
+graph. The backward pass visits the functions in decreasing order of their numbers: each function comes after all
+functions that used its outputs, when the gradients of its outputs are complete.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ import numpy as np
 
 from minizone.backend import Array, array_module
 
+Operand = Any  # a Tensor, an array, a nested list or a number
+Index = Any  # what NumPy accepts in ``x[index]``
+
 _recording = ContextVar("recording", default=True)
-_serial = itertools.count()
+_serial_numbers = itertools.count()
 
 
 @contextmanager
 def no_grad() -> Iterator[None]:
-    """Inside ``with no_grad():`` nothing is recorded, and nothing is kept for a backward pass."""
+    """In a ``with no_grad():`` block no function is recorded, so that its arrays can be freed at once."""
     token = _recording.set(False)
     try:
         yield
@@ -33,27 +37,36 @@ def no_grad() -> Iterator[None]:
 
 
 class Tensor:
-    """An array that remembers how it was computed.
+    """An array, with the function that computed it and, for a leaf, its gradient.
 
     Parameters
     ----------
-    data : array, or (nested) list or number
-        NumPy or CuPy, kept as it is; lists and Python numbers become float32 (or complex64) arrays.
+    data : array, nested list or number
+        NumPy or CuPy arrays are not copied. Lists and Python numbers become arrays of float32, complex64, integers or
+        booleans.
     requires_grad : bool, optional
-        Whether ``backward`` shall compute a gradient for it. Default: yes, if the numbers are floating or complex.
+        Whether `backward` computes a gradient for it. Default: True for floating and complex numbers.
 
     Attributes
     ----------
+    data : array
     grad : array or None
-        dLoss/d(data), same shape, summed over all backward passes since it was last set to None. Only tensors that
-        no function created (leaves) get one. It is replaced, never changed in place, and may be shared with the
-        gradient of another leaf: do not change it in place either.
+        dLoss/d(data), of the shape of ``data``, summed over all backward passes since it was last set to None. Only
+        leaves have one: tensors that were not computed by a function. The array may be shared with the gradient of
+        another leaf, so it must not be changed in place; `backward` replaces it.
+    requires_grad : bool
+    creator : Function or None
+        The function that computed it; None for leaves and for what was not recorded.
+    output_index : int
+        Which output of its creator it is.
+
+    Raises ValueError when ``requires_grad`` is True for integers or booleans.
     """
 
     __slots__ = ("__weakref__", "creator", "data", "grad", "output_index", "requires_grad")
-    __array_ufunc__ = None  # so that `ndarray + Tensor` asks the Tensor
+    __array_ufunc__ = None  # `ndarray + Tensor` then calls Tensor.__radd__
 
-    def __init__(self, data: Any, requires_grad: bool | None = None):
+    def __init__(self, data: Array | list | tuple | complex, requires_grad: bool | None = None):
         if not hasattr(data, "dtype"):
             data = np.asarray(data)
             if data.dtype == np.float64:
@@ -73,14 +86,17 @@ class Tensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The shape of ``data``."""
         return self.data.shape
 
     @property
     def ndim(self) -> int:
+        """The number of axes of ``data``."""
         return self.data.ndim
 
     @property
     def dtype(self) -> np.dtype:
+        """The dtype of ``data``."""
         return self.data.dtype
 
     def __len__(self) -> int:
@@ -93,18 +109,19 @@ class Tensor:
         return float(self.data)
 
     def backward(self, grad: Array | None = None) -> None:
-        """Add dSelf/dLeaf to the ``grad`` of every leaf that this tensor was computed from.
+        """Add d(self)/d(leaf) to the ``grad`` of every leaf from which this tensor was computed.
 
         Parameters
         ----------
         grad : array of the shape of ``data``, optional
-            dLoss/d(self). May be left out for a tensor with one element: 1.
+            dLoss/d(self), where the loss is something computed from this tensor; 1 by default. A tensor of several
+            elements needs it.
 
         Raises
         ------
         ValueError
-            When ``grad`` is missing though the tensor has several elements, or has another shape than the tensor,
-            or when no gradient was recorded.
+            When ``grad`` is missing for a tensor of several elements, or has another shape than the tensor, or when
+            no gradient was recorded.
         """
         if not self.requires_grad:
             raise ValueError("backward: this tensor was computed without a gradient (no_grad, or constants only)")
@@ -115,61 +132,78 @@ class Tensor:
         elif grad.shape != self.shape:
             raise ValueError(f"backward: a gradient of shape {grad.shape} for a tensor of shape {self.shape}")
 
-        waiting: dict[int, tuple[Function, list[Array | None]]] = {}
-        queue: list[int] = []  # serial numbers of the functions in `waiting`, negated: the latest first
+        # The functions that have a gradient for at least one output, by serial number, with these gradients.
+        pending: dict[int, tuple[Function, list[Array | None]]] = {}
+        numbers: list[int] = []  # a heap of their serial numbers, negated: the highest comes first
 
-        def flow(tensor: Tensor, g: Array) -> None:
-            creator = tensor.creator
-            if creator is None:
+        def add_gradient(tensor: Tensor, g: Array) -> None:
+            function = tensor.creator
+            if function is None:
                 total = g if tensor.grad is None else tensor.grad + g
-                tensor.grad = array_module(tensor.data).asarray(total)  # operations on 0-d arrays give scalars
+                tensor.grad = array_module(tensor.data).asarray(total)  # operations on 0-d arrays return scalars
                 return
-            if creator.serial not in waiting:
-                waiting[creator.serial] = (creator, [None] * creator.outputs)
-                heapq.heappush(queue, -creator.serial)
-            slot = waiting[creator.serial][1]
-            so_far = slot[tensor.output_index]
-            slot[tensor.output_index] = g if so_far is None else so_far + g
+            if function.serial not in pending:
+                pending[function.serial] = (function, [None] * function.outputs)
+                heapq.heappush(numbers, -function.serial)
+            _, output_grads = pending[function.serial]
+            old = output_grads[tensor.output_index]
+            output_grads[tensor.output_index] = g if old is None else old + g
 
-        flow(self, grad)
-        while queue:
-            function, output_grads = waiting.pop(-heapq.heappop(queue))
+        add_gradient(self, grad)
+        while numbers:
+            function, output_grads = pending.pop(-heapq.heappop(numbers))
             input_grads = function.backward(*output_grads)
             if not isinstance(input_grads, tuple):
                 input_grads = (input_grads,)
             for k, (x, gx) in enumerate(zip(function.inputs, input_grads, strict=True)):
                 if x is not None:
                     _check_gradient(function, k, gx, x.shape)
-                    flow(x, _undo_broadcast(gx, x.shape))
+                    add_gradient(x, _undo_broadcast(gx, x.shape))
 
-    if TYPE_CHECKING:  # the operators are functions of ops.py, which builds on this file and attaches them
+    if TYPE_CHECKING:  # ops.py defines these methods and attaches them: it imports this file
 
-        def __add__(self, other: Any) -> Tensor: ...
-        def __radd__(self, other: Any) -> Tensor: ...
-        def __sub__(self, other: Any) -> Tensor: ...
-        def __rsub__(self, other: Any) -> Tensor: ...
-        def __mul__(self, other: Any) -> Tensor: ...
-        def __rmul__(self, other: Any) -> Tensor: ...
-        def __truediv__(self, other: Any) -> Tensor: ...
-        def __rtruediv__(self, other: Any) -> Tensor: ...
-        def __matmul__(self, other: Any) -> Tensor: ...
-        def __rmatmul__(self, other: Any) -> Tensor: ...
+        def __add__(self, other: Operand) -> Tensor: ...
+        def __radd__(self, other: Operand) -> Tensor: ...
+        def __sub__(self, other: Operand) -> Tensor: ...
+        def __rsub__(self, other: Operand) -> Tensor: ...
+        def __mul__(self, other: Operand) -> Tensor: ...
+        def __rmul__(self, other: Operand) -> Tensor: ...
+        def __truediv__(self, other: Operand) -> Tensor: ...
+        def __rtruediv__(self, other: Operand) -> Tensor: ...
+        def __matmul__(self, other: Operand) -> Tensor: ...
+        def __rmatmul__(self, other: Operand) -> Tensor: ...
         def __pow__(self, exponent: float) -> Tensor: ...
         def __neg__(self) -> Tensor: ...
-        def __getitem__(self, index: Any) -> Tensor: ...
+        def __getitem__(self, index: Index) -> Tensor: ...
         def sum(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor: ...
         def mean(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor: ...
-        def reshape(self, *shape: Any) -> Tensor: ...
-        def transpose(self, *axes: Any) -> Tensor: ...
+        def reshape(self, *shape: int | tuple[int, ...]) -> Tensor: ...
+        def transpose(self, *axes: int | tuple[int, ...]) -> Tensor: ...
 
 
 class Function:
-    """A differentiable operation; calling an instance applies it, once.
+    """A differentiable operation. An instance is called once, with the inputs, and returns the outputs as tensors.
 
-    ``forward(*arrays)`` computes one array or a tuple of arrays, and may leave on ``self`` what its mirror
-    ``backward(*output_grads)`` needs: dLoss/d(output) in, dLoss/d(input) out, one for each input. An output that the
-    loss does not depend on has the gradient None (only a function with several outputs meets that). What is returned
-    for an input i with ``self.needs[i]`` False is ignored, and a gradient may have the broadcast shape of its input.
+    Subclasses define two methods:
+
+    ``forward(*arrays)`` takes the inputs as arrays (tensors become their ``data``) and returns one array or a tuple of
+    arrays. It may store on ``self`` what ``backward`` needs.
+
+    ``backward(*output_grads)`` takes dLoss/d(output) for each output and returns dLoss/d(input) for each input, a tuple
+    if there are several. A gradient may have the broadcast shape of its input. The gradient of an input k with
+    ``self.needs[k]`` False is ignored and may be None. A function with several outputs gets None as the gradient of an
+    output that does not influence the loss.
+
+    Attributes
+    ----------
+    inputs : tuple of Tensor or None
+        None for an input that needs no gradient.
+    needs : tuple of bool
+        Which inputs need a gradient.
+    outputs : int
+        The number of outputs.
+    serial : int
+        Larger than that of all functions that were recorded before.
     """
 
     inputs: tuple[Tensor | None, ...] = ()
@@ -177,14 +211,17 @@ class Function:
     outputs = 1
     serial = -1
 
-    def forward(self, *arrays: Any) -> Any:
+    def forward(self, *arrays: Any) -> Array | tuple[Array, ...]:
+        """The outputs, from the inputs as arrays."""
         raise NotImplementedError
 
-    def backward(self, *output_grads: Any) -> Any:
+    def backward(self, *output_grads: Any) -> Array | tuple[Array | None, ...]:
+        """dLoss/d(input) of each input, from dLoss/d(output) of each output."""
         raise NotImplementedError
 
-    def __call__(self, *inputs: Any) -> Any:
-        # A NumPy scalar is a strong float64; as the Python number it is, it leaves float32 alone.
+    def __call__(self, *inputs: Operand) -> Any:
+        """Apply the function; a Tensor, or a tuple of them if ``forward`` returns a tuple."""
+        # A NumPy float64 scalar would turn a float32 array into float64. A Python number does not.
         inputs = tuple(x.item() if isinstance(x, np.generic) else x for x in inputs)
         inputs = tuple(Tensor(x).data if isinstance(x, list | tuple) else x for x in inputs)
         recording = _recording.get()
@@ -200,28 +237,30 @@ class Function:
         if any(self.needs):
             self.inputs = tuple(x if need else None for x, need in zip(inputs, self.needs, strict=True))
             self.outputs = len(tensors)
-            self.serial = next(_serial)
+            self.serial = next(_serial_numbers)
             for index, tensor in enumerate(tensors):
                 tensor.creator, tensor.output_index = self, index
         return tensors if several else tensors[0]
 
 
-def _check_gradient(function: Function, k: int, g: Any, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless ``g`` can be the gradient of an input of this shape, perhaps broadcast."""
-    if g is None or (g.shape != shape and (len(g.shape) < len(shape) or not _repeats(shape, g.shape))):
+def _check_gradient(function: Function, k: int, g: Array | None, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless the shape of ``g`` is that of input k, or one to which input k broadcasts."""
+    if g is None or (g.shape != shape and not _broadcasts(shape, g.shape)):
         found = "no gradient" if g is None else f"a gradient of shape {g.shape}"
         raise ValueError(f"{type(function).__name__}.backward: {found} for argument {k} of shape {shape}")
 
 
-def _repeats(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
-    """Whether an array of the shape ``small`` broadcasts to ``large``."""
-    return all(n in (1, m) for n, m in zip(small[::-1], large[::-1], strict=False))
+def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    """Whether an array of this shape broadcasts to the shape ``target``."""
+    if len(target) < len(shape):
+        return False
+    return all(n in (1, m) for n, m in zip(shape[::-1], target[::-1], strict=False))
 
 
 def _undo_broadcast(g: Array, shape: tuple[int, ...]) -> Array:
-    """Sum ``g`` over the axes along which an input of this shape was repeated."""
+    """Sum ``g`` over the axes that broadcasting an array of this shape has added or repeated."""
     if g.shape == shape:
         return g
-    added = g.ndim - len(shape)
-    repeated = tuple(range(added)) + tuple(added + k for k, n in enumerate(shape) if n == 1 and g.shape[added + k] != 1)
-    return g.sum(axis=repeated, keepdims=True).reshape(shape)
+    new = g.ndim - len(shape)  # number of axes added on the left
+    repeated = [new + k for k, n in enumerate(shape) if n == 1 and g.shape[new + k] != 1]
+    return g.sum(axis=(*range(new), *repeated), keepdims=True).reshape(shape)

@@ -1,344 +1,333 @@
-"""The invariants of zoneout, asked of an implementation that one can run but not look into.
+"""The invariants of zoneout: sixteen checks of an implementation that can be run but not looked into.
 
-Each check returns whether the implementation passed and what was seen. Where it can, a check compares the
-implementation with itself, its step with z = 0 or the state before: a wrong forget gate then fails `plain` alone, and
-a failure names its bug. Statistics allow six standard errors: right masks break such a bound once in 500 million times.
+Each check returns whether the implementation passed, and what was seen. Where possible, a check compares the
+implementation with itself: with its own step at z = 0, or with its own state one step before. So a wrong forget gate
+fails `plain` alone, and a failure names its bug. Checks of random numbers allow six standard errors: correct masks
+exceed that once in 500 million times.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 
 from minizone.autograd.tensor import no_grad
-from minizone.backend import stream
-from minizone.errors import UserError
+from minizone.conformance.implementation import B, H, Implementation, NotOffered, T, normal, problem
 from minizone.recurrent.lstm import lstm
 
-D, H = 3, 20  # inputs and units of every problem
-T, B = 12, 150  # steps and examples where draws are counted: 36,000 of them
-SIGMAS = 6  # two-sided, normal: 2e-9
+STANDARD_ERRORS = 6
 
-
-class NotOffered(Exception):
-    """Raised by an adapter, with the reason: the implementation cannot do what is asked of it."""
+Outcome = tuple[bool, str]  # whether the check passed, and what was seen
 
 
 @dataclass(frozen=True)
-class Run:
-    """What an implementation did: its output (T, H, B), and h and c (T, H, B), or (1, H, B) after the last step."""
+class Invariant:
+    """A check, what it claims, and the bugs that it fails on (`minizone.conformance.broken` has them as classes)."""
 
-    out: np.ndarray
-    h: np.ndarray
-    c: np.ndarray
-
-
-class Suspect:
-    """An implementation under test: its weights, how to run it, and how exact its numbers are."""
-
-    def __init__(self, adapter: Any) -> None:
-        self.adapter = adapter
-        self.made: dict[tuple[float, float], Any] = {}  # instances, by z of h and of c
-        shapes = {"W_x": (4 * H, D), "W_h": (4 * H, H), "b": (4 * H,)}
-        self.weights = {n: normal("weights " + n, *shape) * 2 / shape[-1] ** 0.5 for n, shape in shapes.items()}
-        alone = {zone: self.can(zone == "h", zone == "c") for zone in "hc"}
-        self.one_rate = not any(alone.values()) and self.can(True, True)
-        self.zones = "hc" if self.one_rate else "".join(zone for zone in "hc" if alone[zone])
-        if not self.zones:
-            raise UserError(f"{name_of(adapter)} offers no zoneout, neither of h nor of c")
-        plain = self.run(0, 0, *problem(2, 2))
-        # In units of the machine epsilon of the implementation: some hundred roundings of numbers of order 1.
-        self.tolerance = 200 * float(np.finfo(np.result_type(plain.out, plain.h, plain.c)).eps)
-
-    def can(self, h: bool, c: bool) -> bool:
-        try:
-            self.run(0.5 * h, 0.5 * c, *problem(2, 2))
-        except NotOffered:
-            return False
-        return True
-
-    def make(self, z_h: float, z_c: float, weights: dict[str, np.ndarray] | None = None) -> Any:
-        """An instance of the adapter; one with the usual weights is made once."""
-        z_h, z_c = float(z_h), float(z_c)
-        if weights:
-            return guarded(self.adapter, self.adapter, **weights, z_h=z_h, z_c=z_c)
-        if (z_h, z_c) not in self.made:
-            self.made[z_h, z_c] = guarded(self.adapter, self.adapter, **self.weights, z_h=z_h, z_c=z_c)
-        return self.made[z_h, z_c]
-
-    def rates(self, z_h: float, z_c: float) -> tuple[float, float]:
-        """As near to these as the implementation can be set: 0 for a state that it does not zone out."""
-        if self.one_rate:
-            return z_h, z_h
-        return z_h * ("h" in self.zones), z_c * ("c" in self.zones)
-
-    def run(self, z_h: float, z_c: float, x: Any, h: Any, c: Any, *, train: bool = True, seed: int = 1) -> Run:
-        return self.go(self.make(z_h, z_c), x, h, c, train, seed)
-
-    def go(self, made: Any, x: Any, h: Any, c: Any, train: bool, seed: int) -> Run:
-        """Inputs (T, D, B) from the states h, c (H, B) on, in one call of `sequence` or step by step."""
-        steps, state = [], (h, c)
-        if hasattr(made, "sequence"):
-            found = guarded(self.adapter, made.sequence, x, h, c, train, seed)
-        else:
-            for t, x_t in enumerate(x):
-                step = guarded(self.adapter, made.step, x_t, *state, train, None if t else seed)
-                steps.append([np.array(a) for a in self.three(step)])
-                state = steps[-1][1], steps[-1][2]
-            found = [np.stack(each) for each in zip(*steps, strict=True)]
-        arrays = [np.asarray(a) for a in self.three(found)]
-        whole, last = (len(x), *h.shape), h.shape
-        for name, array in zip(("output", "h", "c"), arrays, strict=True):
-            if array.shape != whole and (array.shape != last or name == "output"):
-                raise UserError(f"{name_of(self.adapter)} gave {name} of the shape {array.shape}, expected {whole}")
-        return Run(arrays[0], *(a.reshape(-1, *last) for a in arrays[1:]))
-
-    def three(self, found: Any) -> Any:
-        if not isinstance(found, tuple | list) or len(found) != 3:
-            raise UserError(f"{name_of(self.adapter)} must return three arrays, output, h and c")
-        return found
-
-    def paths(self, run: Run, h: np.ndarray, c: np.ndarray) -> dict[str, np.ndarray]:
-        """(T + 1, H, B) of each state that can be zoned out and seen at every step, from the first one on."""
-        ends = {
-            "h": (h, run.h if len(run.h) == len(run.out) else np.concatenate([run.out[:-1], run.h])),
-            "c": (c, run.c),
-        }
-        return {
-            zone: np.concatenate([ends[zone][0][None], ends[zone][1]])
-            for zone in self.zones
-            if len(ends[zone][1]) == len(run.out)
-        }
-
-    def waits(self, z_h: float, z_c: float, seed: int = 1, over_time: bool = False) -> dict[str, np.ndarray]:
-        """Which units kept their value, as 0 or 1, (T, H, B): one in motion never hits its old value to rounding.
-
-        A state that is only seen after the last step is looked at in one step of T * B examples; or left out, where
-        it is the differences between steps that matter.
-        """
-        for size in ((T, B), (1, T * B)):
-            x, h, c = problem(*size)
-            paths = self.paths(self.run(*self.rates(z_h, z_c), x, h, c, seed=seed), h, c)
-            if over_time or len(paths) == len(self.zones):
-                break
-        return {zone: (np.abs(np.diff(path, axis=0)) <= self.tolerance) * 1.0 for zone, path in paths.items()}
+    name: str
+    claim: str
+    bugs: str
+    check: Callable[[Implementation], Outcome]
 
 
-def guarded(adapter: Any, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """What the function returns; an error in the implementation becomes one sentence."""
-    try:
-        return function(*arguments, **options)
-    except (NotOffered, UserError):
-        raise
-    except Exception as error:
-        said = " ".join(str(error).split())[:300]
-        what = getattr(function, "__name__", "it")
-        raise UserError(f"{name_of(adapter)} raised {type(error).__name__} in {what}: {said}") from error
+# ---- the cell
 
 
-def name_of(adapter: Any) -> str:
-    return f"the adapter {getattr(adapter, '__name__', adapter)}"
+def plain(tested: Implementation) -> Outcome:
+    """With z = 0 it is the plain LSTM, in training and in evaluation."""
+    x, h, c = problem(5, 4)
+    with no_grad():
+        plain_h, plain_c = (states.data for states in lstm(x, h, c, *tested.weights.values()))
+    worst = 0.0
+    for train in (True, False):
+        run = tested.run(0, 0, x, h, c, train=train)
+        for found, expected in ((run.output, plain_h), (run.h, plain_h), (run.c, plain_c)):
+            worst = max(worst, difference(found, expected[-len(found) :]))
+    return worst <= tested.tolerance, f"largest error {worst:.1e}"
 
 
-def normal(purpose: str, *shape: int) -> np.ndarray:
-    return stream(0, purpose).standard_normal(shape)
+def frozen(tested: Implementation) -> Outcome:
+    """With z = 1 no state ever moves, from any initial state on."""
+    z_h, z_c = tested.rates(1, 1)
+    x, h, c = problem(5, 4)
+    starts = [(h, c)]
+    instance = tested.instance(z_h, z_c)
+    if hasattr(instance, "initial"):
+        own_h, own_c = tested.call(instance.initial, x.shape[-1])
+        starts.append((np.asarray(own_h), np.asarray(own_c)))
+    moved = dict.fromkeys(tested.zoned_states, 0.0)
+    for start_h, start_c in starts:
+        run = tested.run(z_h, z_c, x, start_h, start_c)
+        for state, steps, start in (("h", run.h, start_h), ("c", run.c, start_c)):
+            if state in moved:
+                moved[state] = max(moved[state], difference(steps, start))
+    seen = ", ".join(f"{state} moved by {distance:.1e}" for state, distance in moved.items())
+    return max(moved.values()) <= tested.tolerance, seen
 
 
-def problem(T: int, B: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """x (T, D, B), h and c (H, B)."""
-    return normal("x", T, D, B), 0.5 * normal("h", H, B), normal("c", H, B)
+def cells_only(tested: Implementation) -> Outcome:
+    """With z_c = 1 and z_h = 0, c stays and h moves."""
+    x, h, c = problem(5, 4)
+    run = tested.run(0, 1, x, h, c)
+    c_moved = difference(run.c, c)
+    h_moved = float(np.abs(np.diff(run.output, axis=0)).max(axis=(1, 2)).min())  # in the step where it moved least
+    return c_moved <= tested.tolerance < h_moved, f"c moved by {c_moved:.1e}, h by {h_moved:.1e} a step or more"
 
 
-def off(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest difference; not a number counts as infinite."""
+def candidate(tested: Implementation) -> Outcome:
+    """h is made from the candidate cell: z_c does not change the h of the same step."""
+    start = problem(1, 50)
+    worst = difference(tested.run(0, 0.9, *start).h, tested.run(0, 0, *start).h)
+    return worst <= tested.tolerance, f"h of a step with z_c = 0.9 is off by {worst:.1e}"
+
+
+def either(tested: Implementation) -> Outcome:
+    """In training every element of a zoned state is its old value or its new one."""
+    x, h, c = problem(T, B)
+    run = tested.run(*tested.rates(0.5, 0.5), x, h, c)
+    if min(len(run.h), len(run.c)) < T:  # only the last states are returned: one step
+        x = x[:1]
+        run = tested.run(*tested.rates(0.5, 0.5), x, h, c)
+    old = {  # (H, T * B): every step of every example is an example of its own
+        "h": side_by_side(np.concatenate([h[None], run.h[:-1]])),
+        "c": side_by_side(np.concatenate([c[None], run.c[:-1]])),
+    }
+    one_step = tested.run(0, 0, side_by_side(x)[None], old["h"], old["c"])
+    new = {"h": one_step.h[-1], "c": one_step.c[-1]}
+    after = {"h": side_by_side(run.h), "c": side_by_side(run.c)}
+    worst = 0.0
+    for state in tested.zoned_states:
+        to_nearest = np.minimum(np.abs(after[state] - old[state]), np.abs(after[state] - new[state]))
+        worst = max(worst, difference(to_nearest, np.zeros(())))
+    elements = after["h"].size
+    return worst <= tested.tolerance, (
+        f"{len(tested.zoned_states) * elements:,} elements, the worst {worst:.1e} from both"
+    )
+
+
+def side_by_side(steps: np.ndarray) -> np.ndarray:
+    """(T, N, B) to (N, T * B)."""
+    return steps.transpose(1, 0, 2).reshape(steps.shape[1], -1)
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest absolute difference; infinite where one is not a number."""
     return float(np.nan_to_num(np.abs(a - b), nan=np.inf).max())
 
 
-def plain(s: Suspect) -> tuple[bool, str]:
-    x, h, c = problem(5, 4)
-    with no_grad():
-        want = [a.data for a in lstm(x, h, c, *s.weights.values())]
+# ---- the masks
+
+
+def frequency(tested: Implementation) -> Outcome:
+    """In training the share of units that keep their value is z."""
+    z_h, z_c = tested.rates(0.8, 0.1)
+    passed, seen = True, []
+    for state, kept in tested.kept(0.8, 0.1).items():
+        z = z_h if state == "h" else z_c
+        n, share = distinct_draws(kept).size, float(kept.mean())
+        allowed = STANDARD_ERRORS * (z * (1 - z) / n) ** 0.5
+        passed &= abs(share - z) <= allowed
+        seen.append(f"{state} kept {share:.3f} of {n:,}, expected {z:.3f} +- {allowed:.3f}")
+    return passed, "; ".join(seen)
+
+
+def apart(tested: Implementation) -> Outcome:
+    """The masks of h and c are independent."""
+    kept = tested.kept(0.5, 0.5)
+    if len(kept) < 2:
+        raise NotOffered("h and c are not both zoned out")
+    h, c = np.broadcast_arrays(distinct_draws(kept["h"]), distinct_draws(kept["c"]))
+    found = correlate(h, c)
+    return found.passed, f"correlation of the masks of h and c {found}"
+
+
+def fresh(tested: Implementation, axis: int, what: str) -> Outcome:
+    """Masks differ along an axis: pairs of all distances are independent, in each state."""
+    kept = tested.kept(0.5, 0.5, over_time=axis == 0)
+    found = []
+    for mask in kept.values():
+        draws = distinct_draws(mask, keep_axis=axis).swapaxes(0, axis)
+        for lag in range(1, len(draws)):
+            if draws[lag:].size >= 100:  # fewer say nothing
+                found.append(correlate(draws[lag:], draws[:-lag]))
+    if not found:
+        raise NotOffered("no state is seen at every step")
+    worst = max(found, key=Correlation.excess)
+    return worst.passed, f"correlation of two {what} of {' and '.join(kept)} {worst}"
+
+
+def updates(tested: Implementation) -> Outcome:
+    """Another seed gives other masks."""
+    first, second = tested.kept(0.5, 0.5, seed=1), tested.kept(0.5, 0.5, seed=2)
+    found = [correlate(distinct_draws(first[state]), distinct_draws(second[state])) for state in first]
+    worst = max(found, key=Correlation.excess)
+    return worst.passed, f"correlation of masks of two seeds {worst}"
+
+
+def distinct_draws(kept: np.ndarray, keep_axis: int | None = None) -> np.ndarray:
+    """The mask without the axes along which it only repeats, so that each draw is counted once."""
+    if kept.min() == kept.max():
+        return kept  # nothing was drawn, as far as one can see
+    for axis in range(kept.ndim):
+        first = kept.take([0], axis)
+        if axis != keep_axis and (kept == first).all():
+            kept = first
+    return kept
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """The correlation of two masks, and how large that of independent ones may be."""
+
+    r: float
+    allowed: float
+
+    @property
+    def passed(self) -> bool:
+        return abs(self.r) <= self.allowed
+
+    def excess(self) -> float:
+        return abs(self.r) / self.allowed
+
+    def __str__(self) -> str:
+        return f"{self.r:.3f}, at most {self.allowed:.3f}"
+
+
+def correlate(a: np.ndarray, b: np.ndarray) -> Correlation:
+    """The correlation of two arrays of 0 and 1, drawn with z = 0.5."""
+    for share in (float(a.mean()), float(b.mean())):
+        if not 0.3 < share < 0.7:  # no masks are seen, only units that meet their old value by chance
+            raise NotOffered(f"no masks seen: {share:.2f} kept where it should be half")
+    mean = (float(a.mean()) + float(b.mean())) / 2
+    r = float(((a - mean) * (b - mean)).mean() / (mean * (1 - mean)))
+    return Correlation(r, STANDARD_ERRORS / a.size**0.5)
+
+
+# ---- evaluation
+
+
+def deterministic(tested: Implementation) -> Outcome:
+    """Evaluation gives the same twice, whatever the seed."""
+    z_h, z_c = tested.rates(0.5, 0.5)
+    start = problem(5, 50)
+    first = tested.run(z_h, z_c, *start, train=False, seed=1)
+    second = tested.run(z_h, z_c, *start, train=False, seed=2)
+    pairs = ((first.output, second.output), (first.h, second.h), (first.c, second.c))
+    worst = max(difference(a, b) for a, b in pairs)
+    return worst <= tested.tolerance, f"two evaluations differ by {worst:.1e}"
+
+
+def linear(tested: Implementation) -> Outcome:
+    """The states after one evaluated step are linear in z."""
+    low, middle, high = (tested.run(*tested.rates(z, z), *problem(1, 50), train=False) for z in (0.25, 0.5, 0.75))
+    worst = 0.0
+    if "h" in tested.zoned_states:
+        worst = max(worst, difference(middle.h, (low.h + high.h) / 2))
+    if "c" in tested.zoned_states:
+        worst = max(worst, difference(middle.c, (low.c + high.c) / 2))
+    return worst <= tested.tolerance, f"a step with z = 0.5 is off the mean of 0.25 and 0.75 by {worst:.1e}"
+
+
+def expectation(tested: Implementation) -> Outcome:
+    """An evaluated step is z * old + (1 - z) * new."""
+    x, h, c = problem(1, 50)
+    new = tested.run(0, 0, x, h, c, train=False)
+    worst = 0.0
+    for z in (0.1, 0.3, 0.8):
+        z_h, z_c = tested.rates(z, 1 - z)
+        run = tested.run(z_h, z_c, x, h, c, train=False)
+        if "h" in tested.zoned_states:
+            worst = max(worst, difference(run.h, z_h * h + (1 - z_h) * new.h))
+        if "c" in tested.zoned_states:
+            worst = max(worst, difference(run.c, z_c * c + (1 - z_c) * new.c))
+    return worst <= tested.tolerance, f"off z * old + (1 - z) * new by {worst:.1e}"
+
+
+# ---- output and gradient
+
+
+def output(tested: Implementation) -> Outcome:
+    """The output of the last step is the h that is returned, in training and in evaluation."""
     worst = 0.0
     for train in (True, False):
-        got = s.run(0, 0, x, h, c, train=train)
-        worst = max(
-            worst, off(got.out, want[0]), *(off(a, w[-len(a) :]) for a, w in zip((got.h, got.c), want, strict=True))
-        )
-    return worst <= s.tolerance, f"largest error {worst:.1e}"
+        run = tested.run(*tested.rates(0.5, 0.5), *problem(5, 50), train=train)
+        worst = max(worst, difference(run.output[-len(run.h) :], run.h))
+    return worst <= tested.tolerance, f"output and returned h differ by {worst:.1e}"
 
 
-def frozen(s: Suspect) -> tuple[bool, str]:
-    z, (x, *given) = s.rates(1, 1), problem(5, 4)
-    starts, worst = [given], dict.fromkeys(s.zones, 0.0)
-    if hasattr(s.make(*z), "initial"):
-        starts.append([np.asarray(a) for a in guarded(s.adapter, s.make(*z).initial, x.shape[-1])])
-    for h, c in starts:
-        run = s.run(*z, x, h, c)
-        for zone in s.zones:
-            worst[zone] = max(worst[zone], off(getattr(run, zone), {"h": h, "c": c}[zone]))
-    return max(worst.values()) <= s.tolerance, ", ".join(f"{zone} moved by {w:.1e}" for zone, w in worst.items())
+def gradient(tested: Implementation) -> Outcome:
+    """The gradient of sum(r * output) + sum(q * last c) is that of central differences with the masks replayed.
 
-
-def cells_only(s: Suspect) -> tuple[bool, str]:
-    x, h, c = problem(5, 4)
-    run = s.run(0, 1, x, h, c)
-    held, moved = off(run.c, c), float(np.abs(np.diff(run.out, axis=0)).max(axis=(1, 2)).min())
-    return held <= s.tolerance < moved, f"c moved by {held:.1e}, h by {moved:.1e} a step or more"
-
-
-def candidate(s: Suspect) -> tuple[bool, str]:
-    start = problem(1, 50)
-    worst = off(s.run(0, 0.9, *start).h, s.run(0, 0, *start).h)
-    return worst <= s.tolerance, f"h of a step with z_c = 0.9 is off by {worst:.1e}"
-
-
-def either(s: Suspect) -> tuple[bool, str]:
-    x, h, c = problem(T, B)
-    run = s.run(*s.rates(0.5, 0.5), x, h, c)
-    if min(len(run.h), len(run.c)) < T:  # only the last states are seen: one step
-        x = x[:1]
-        run = s.run(*s.rates(0.5, 0.5), x, h, c)
-    old = {
-        zone: columns(np.concatenate([start[None], path[:-1]]))
-        for zone, start, path in zip("hc", (h, c), (run.h, run.c), strict=True)
-    }
-    new, after = s.run(0, 0, columns(x)[None], old["h"], old["c"]), {"h": columns(run.h), "c": columns(run.c)}
-    worst = 0.0
-    for zone in s.zones:
-        to_old, to_new = (np.abs(after[zone] - value) for value in (old[zone], getattr(new, zone)[-1]))
-        worst = max(worst, off(np.minimum(to_old, to_new), np.zeros(())))
-    return worst <= s.tolerance, f"{len(s.zones) * after['h'].size:,} elements, the worst {worst:.1e} from both"
-
-
-def columns(path: np.ndarray) -> np.ndarray:
-    """(T, N, B) to (N, T * B): every step of every example as an example of its own."""
-    return path.transpose(1, 0, 2).reshape(path.shape[1], -1)
-
-
-def draws(w: np.ndarray, but: int | None = None) -> np.ndarray:
-    """One of each along the axes on which all are equal: what was drawn, as far as one can see."""
-    if w.min() == w.max():
-        return w  # no sign of a draw
-    for axis in range(w.ndim):
-        if axis != but and (w == w.take([0], axis)).all():
-            w = w.take([0], axis)
-    return w
-
-
-def correlation(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """Of two arrays of 0 and 1 with z = 0.5, and how much of it as many independent draws may show."""
-    shares = [float(each.mean()) for each in (a, b)]
-    for share in shares:
-        if not 0.3 < share < 0.7:  # what waits are then no masks, but units that hit their old value by chance
-            raise NotOffered(f"no masks seen: {share:.2f} kept where it should be half")
-    mean = sum(shares) / 2
-    return float(((a - mean) * (b - mean)).mean() / (mean * (1 - mean))), SIGMAS / a.size**0.5
-
-
-def fresh(axis: int, what: str) -> Callable[[Suspect], tuple[bool, str]]:
-    """The check that masks differ along an axis: pairs of all distances, in each state."""
-
-    def check(s: Suspect) -> tuple[bool, str]:
-        found, waits = [], s.waits(0.5, 0.5, over_time=axis == 0)
-        for seen in waits.values():
-            w = draws(seen, but=axis).swapaxes(0, axis)
-            found += [
-                correlation(w[lag:], w[:-lag]) for lag in range(1, len(w)) if w[lag:].size >= 100
-            ]  # fewer tell nothing
-        if not found:
-            raise NotOffered("no state is seen at every step")
-        r, limit = max(found, key=excess)
-        return abs(r) <= limit, f"correlation of two {what} of {' and '.join(waits)} {r:.3f}, at most {limit:.3f}"
-
-    return check
-
-
-def excess(found: tuple[float, float]) -> float:
-    return abs(found[0]) / found[1]
-
-
-def independent(s: Suspect) -> tuple[bool, str]:
-    waits = s.waits(0.5, 0.5)
-    if len(waits) < 2:
-        raise NotOffered("h and c are not both zoned out")
-    h, c = np.broadcast_arrays(*(draws(w) for w in waits.values()))
-    r, limit = correlation(h, c)
-    return abs(r) <= limit, f"correlation of the masks of h and c {r:.3f}, at most {limit:.3f}"
-
-
-def updates(s: Suspect) -> tuple[bool, str]:
-    first, second = s.waits(0.5, 0.5, seed=1), s.waits(0.5, 0.5, seed=2)
-    found = [correlation(draws(first[zone]), draws(second[zone])) for zone in first]
-    r, limit = max(found, key=excess)
-    return abs(r) <= limit, f"correlation of masks of two seeds {r:.3f}, at most {limit:.3f}"
-
-
-def frequency(s: Suspect) -> tuple[bool, str]:
-    passed, said, z = True, [], dict(zip("hc", s.rates(0.8, 0.1), strict=True))
-    for zone, w in s.waits(0.8, 0.1).items():
-        n, share = draws(w).size, float(w.mean())
-        limit = SIGMAS * (z[zone] * (1 - z[zone]) / n) ** 0.5
-        passed &= abs(share - z[zone]) <= limit
-        said.append(f"{zone} kept {share:.3f} of {n:,}, expected {z[zone]:.3f} +- {limit:.3f}")
-    return passed, "; ".join(said)
-
-
-def deterministic(s: Suspect) -> tuple[bool, str]:
-    z, start = s.rates(0.5, 0.5), problem(5, 50)
-    first, second = (s.run(*z, *start, train=False, seed=seed) for seed in (1, 2))
-    worst = max(off(getattr(first, n), getattr(second, n)) for n in ("out", "h", "c"))
-    return worst <= s.tolerance, f"two evaluations differ by {worst:.1e}"
-
-
-def linear(s: Suspect) -> tuple[bool, str]:
-    low, middle, high = (s.run(*s.rates(z, z), *problem(1, 50), train=False) for z in (0.25, 0.5, 0.75))
-    worst = max(off(getattr(middle, n), (getattr(low, n) + getattr(high, n)) / 2) for n in s.zones)
-    return worst <= s.tolerance, f"a step with z = 0.5 is off the mean of 0.25 and 0.75 by {worst:.1e}"
-
-
-def expectation(s: Suspect) -> tuple[bool, str]:
-    x, h, c = problem(1, 50)
-    new, old, worst = s.run(0, 0, x, h, c, train=False), {"h": h, "c": c}, 0.0
-    for p in (0.1, 0.3, 0.8):
-        z = dict(zip("hc", s.rates(p, 1 - p), strict=True))
-        run = s.run(z["h"], z["c"], x, h, c, train=False)
-        for zone in s.zones:
-            worst = max(worst, off(getattr(run, zone), z[zone] * old[zone] + (1 - z[zone]) * getattr(new, zone)))
-    return worst <= s.tolerance, f"off z * old + (1 - z) * new by {worst:.1e}"
-
-
-def output(s: Suspect) -> tuple[bool, str]:
-    runs = [s.run(*s.rates(0.5, 0.5), *problem(5, 50), train=train) for train in (True, False)]
-    worst = max(off(run.out[-len(run.h) :], run.h) for run in runs)
-    return worst <= s.tolerance, f"output and returned h differ by {worst:.1e}"
-
-
-def gradient(s: Suspect) -> tuple[bool, str]:
-    """Central differences of sum(r * output) + sum(q * last c), along two random directions for each array."""
-    z, arrays = s.rates(0.4, 0.6), dict(zip("xhc", problem(5, 3), strict=True)) | s.weights
-    if not hasattr(s.make(*z), "gradient"):
+    Each array is moved along two random directions.
+    """
+    z_h, z_c = tested.rates(0.4, 0.6)
+    if not hasattr(tested.instance(z_h, z_c), "gradient"):
         raise NotOffered("the adapter has no gradient")
+    x, h, c = problem(5, 3)
+    arrays = {"x": x, "h": h, "c": c} | tested.weights
     r, q = normal("r", 5, H, 3), normal("q", H, 3)
 
     def loss(values: dict[str, np.ndarray]) -> float:
-        made = s.make(*z, {n: values[n] for n in s.weights})
-        run = s.go(made, values["x"], values["h"], values["c"], True, 7)
-        return float((r * run.out).sum() + (q * run.c[-1]).sum())
+        instance = tested.make({name: values[name] for name in tested.weights}, z_h, z_c)
+        run = tested.run_instance(instance, values["x"], values["h"], values["c"], train=True, seed=7)
+        return float((r * run.output).sum() + (q * run.c[-1]).sum())
 
-    if abs(loss(arrays) - loss(arrays)) > 100 * s.tolerance:
+    if abs(loss(arrays) - loss(arrays)) > 100 * tested.tolerance:
         raise NotOffered("the same seed gave other masks")
-    found = guarded(s.adapter, s.make(*z).gradient, *(arrays[n] for n in "xhc"), r, q, 7)
-    exact = s.tolerance < 1e-10
-    step, limit, worst = (1e-4, 1e-5, (0.0, "")) if exact else (1e-2, 0.03, (0.0, ""))
-    for name, g in found.items():
+    in_float64 = tested.tolerance < 1e-10
+    step, allowed = (1e-4, 1e-5) if in_float64 else (1e-2, 0.03)
+    gradients = tested.call(tested.instance(z_h, z_c).gradient, x, h, c, r, q, 7)
+    worst, worst_name = 0.0, ""
+    for name, found in gradients.items():
         for k in range(2):
             v = normal(f"direction {k} {name}", *arrays[name].shape)
             v /= np.linalg.norm(v)
-            ahead, behind = (loss(arrays | {name: arrays[name] + sign * step * v}) for sign in (1, -1))
-            scale = max(float(np.linalg.norm(g)), 1e-3) / v.size**0.5  # what g * v comes to in a random direction
-            error = abs((ahead - behind) / (2 * step) - float((g * v).sum())) / scale
-            worst = max(worst, (float(np.nan_to_num(error, nan=np.inf)), name))
-    return worst[0] <= limit, f"{len(found)} arrays, 5 steps, worst relative error {worst[0]:.1e} (d{worst[1]})"
+            ahead, behind = (
+                loss(arrays | {name: arrays[name] + step * v}),
+                loss(arrays | {name: arrays[name] - step * v}),
+            )
+            derivative = (ahead - behind) / (2 * step)
+            scale = max(float(np.linalg.norm(found)), 1e-3) / v.size**0.5  # of found * v in a random direction
+            error = abs(derivative - float((found * v).sum())) / scale
+            error = float(np.nan_to_num(error, nan=np.inf))
+            if error >= worst:
+                worst, worst_name = error, name
+    return worst <= allowed, f"{len(gradients)} arrays, 5 steps, worst relative error {worst:.1e} (d{worst_name})"
+
+
+INVARIANTS = [
+    Invariant("plain", "z = 0 is the plain LSTM", "forget bias twice, other gates, inverted z", plain),
+    Invariant("frozen", "z = 1 keeps the state", "kept state decayed or set to 0, inverted z", frozen),
+    Invariant("cells only", "z_c = 1, z_h = 0: only h moves", "z_c and z_h swapped, inverted z", cells_only),
+    Invariant("candidate", "h is made from the candidate cell", "tanh of the zoned-out cell, z swapped", candidate),
+    Invariant("either", "every element is old or new", "rescaled like dropout, tanh of zoned-out cell", either),
+    Invariant("frequency", "z is the share that is kept", "inverted or swapped z, no masks", frequency),
+    Invariant("apart", "masks of c and h differ", "cell mask = state mask", apart),
+    Invariant(
+        "steps",
+        "each step has its masks",
+        "one seed or one mask for all steps",
+        partial(fresh, axis=0, what="steps"),
+    ),
+    Invariant(
+        "examples",
+        "each example has its masks",
+        "mask shared over the batch",
+        partial(fresh, axis=2, what="examples"),
+    ),
+    Invariant(
+        "units",
+        "each unit has its masks",
+        "one draw for a whole layer",
+        partial(fresh, axis=1, what="units"),
+    ),
+    Invariant("updates", "another seed, other masks", "static masks, seed ignored", updates),
+    Invariant("deterministic", "evaluation is deterministic", "noise in evaluation", deterministic),
+    Invariant("linear", "an evaluated step is linear in z", "noise in evaluation, tanh of zoned-out cell", linear),
+    Invariant("expectation", "evaluation is the expectation", "no expectation at test time", expectation),
+    Invariant("output", "the output is the returned h", "un-zoned output, masks of its own", output),
+    Invariant("gradient", "gradient with masks replayed", "mask of step 0, or a new one, in backward", gradient),
+]

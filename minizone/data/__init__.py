@@ -1,14 +1,15 @@
 """Data: found or downloaded, verified, read.
 
-`characters` and `text8` have the texts that are modelled character by character, `words` those that are modelled word
-by word, `images` the pictures that are read pixel by pixel.
+`load_characters` and `load_text8` give texts that are modelled character by character, `load_words` texts that are
+modelled word by word, `load_images` images that are read pixel by pixel. `addition` makes its own data.
 """
 
-from minizone.data.characters import TextDataset, load_characters
+from minizone.data.characters import load_characters
 from minizone.data.download import KNOWN_FILES, KnownFile, MissingFile, data_folder, fetch, find, read_verified
 from minizone.data.images import ImageDataset, Images, load_images, permutation
+from minizone.data.text import TextDataset
 from minizone.data.text8 import load_text8
-from minizone.data.words import WordDataset, load_words
+from minizone.data.words import load_words
 
 __all__ = [
     "KNOWN_FILES",
@@ -17,7 +18,6 @@ __all__ = [
     "KnownFile",
     "MissingFile",
     "TextDataset",
-    "WordDataset",
     "data_folder",
     "fetch",
     "find",

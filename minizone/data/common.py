@@ -1,10 +1,10 @@
-"""What all data sets have in common: three splits that can be cut short, and a stand-in where files are missing."""
+"""What the data sets of texts and of images have in common: three splits, parts of them, and stand-ins."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeVar
 
 from minizone.data.download import MissingFile, data_folder
 from minizone.errors import UserError
@@ -12,10 +12,26 @@ from minizone.errors import UserError
 SPLITS = ("train", "valid", "test")
 
 
-def cut(data: Any, n_train: int, n_eval: int, unit: str) -> dict[str, Any]:
-    """Return what changes when `n_train` of `train`, and `n_eval` each of `valid` and `test`, are kept: the name too.
+class Dataset(Protocol):
+    """A name, as plots and tables call the data, and three splits."""
 
-    0 keeps all, and a negative number raises `UserError`. `unit` is what is counted: characters, words, images.
+    @property
+    def name(self) -> str: ...
+    @property
+    def train(self) -> Sized: ...
+    @property
+    def valid(self) -> Sized: ...
+    @property
+    def test(self) -> Sized: ...
+
+
+AnyDataset = TypeVar("AnyDataset", bound=Dataset)
+
+
+def name_of_part(data: Dataset, n_train: int, n_eval: int, unit: str) -> str:
+    """Return the name of the first `n_train` of `data.train` and the first `n_eval` of `data.valid` and `data.test`.
+
+    0 means all. `unit` is what is counted: characters, words, images. A negative number raises `UserError`.
     """
     if min(n_train, n_eval) < 0:
         raise UserError(f"the number of {unit} to keep must not be negative, got {n_train} and {n_eval}")
@@ -24,22 +40,32 @@ def cut(data: Any, n_train: int, n_eval: int, unit: str) -> dict[str, Any]:
         name += f", first {n_train:,} {unit}"
     if 0 < n_eval < max(len(data.valid), len(data.test)):
         name += f", evaluated on the first {n_eval:,}"
-    sizes = zip(SPLITS, (n_train, n_eval, n_eval), strict=True)
-    return {"name": name} | {split: getattr(data, split)[: n or None] for split, n in sizes}
+    return name
 
 
 def load_or_stand_in(
     title: str,
-    loaders: Mapping[str, Callable[[], Any]],
+    loaders: Mapping[str, Callable[[], AnyDataset]],
     dataset: str,
     data_dir: str | Path | None,
     offline: bool,
     say: Callable[[str], None],
-) -> Any:
-    """Load the data set of that name, where "auto" is the first of `loaders` or, if its files are missing, the second.
+) -> AnyDataset:
+    """Load the data set called `dataset`.
 
-    There is no stand-in where a `data_dir` was asked for, and none for a file that is there and broken. Where there is
-    one, `say` receives one line about it, which calls what is missing by its `title`.
+    Parameters
+    ----------
+    title : str
+        What messages call the real data set.
+    loaders : dict
+        Name -> loader of the real data set, and then of its stand-in.
+    dataset : str
+        One of these names; or "auto", which loads the real data set, or the stand-in if files of the real one are
+        missing and `data_dir` is None. A file that is damaged is an error in any case.
+    data_dir, offline
+        See `fetch`.
+    say : callable
+        Receives one line of text when "auto" loads the stand-in.
     """
     choices = ("auto", *loaders)
     if dataset not in choices:
@@ -53,10 +79,10 @@ def load_or_stand_in(
         if data_dir is not None:
             raise
     data = loaders[stand_in]()
-    forbidden = " (--offline)" if offline else ""
+    because = " (--offline)" if offline else ""
     say(
-        f"{title} is neither in {data_folder(data_dir)} nor to be downloaded{forbidden}: this run uses the {data.name}"
-        f" instead, and its numbers are not {title}'s (--data-dir takes a folder with {title}, --dataset {real} says"
-        " what went wrong)"
+        f"{title} is neither in {data_folder()} nor to be downloaded{because}: this run uses the {data.name} instead,"
+        f" and its numbers are not {title}'s. --data-dir names a folder with {title}; --dataset {real} shows what went"
+        " wrong."
     )
     return data

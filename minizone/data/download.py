@@ -1,52 +1,66 @@
-"""Where the data files are, how they get there, and whether they are what they claim to be.
+"""The data files: where they are, how they are downloaded, and whether they are intact.
 
-A file is looked for in one folder, plain or with `.gz` appended; a missing one is downloaded with pooch, mirror after
-mirror; and nothing is read that does not match the size and the sha256 in the table below.
+A file is looked for in one folder, under its name or with `.gz` appended. A missing file is downloaded with pooch, from
+one mirror after the other. Nothing is used whose sha256 differs from that in the table below.
 """
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import hashlib
 import os
 import sys
-import threading
+import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 from urllib.parse import urlsplit
 
 from minizone.errors import UserError
 
-# Seconds to connect (a machine without network should fall through quickly) and to wait for the next bytes.
-TIMEOUT = (4, 30)
-# A mirror that drips never lets us wait 30 seconds for the next byte. So there is an end to the whole as well: so many
-# seconds, and as many more as the file takes at the slowest speed in bytes a second that is worth waiting for.
-GRACE, SLOWEST = 60, 10_000
+# pooch and requests take 0.1 s to import, and most runs need neither. So they are imported in functions.
+
+TIMEOUT = (4, 30)  # seconds to wait for a connection, short for machines without network; and for the next bytes
+NO_ANSWER = "no answer"  # why a mirror failed
 REPAIR = "truncated or edited; delete it and run again to download it"
 
 
 class MissingFile(UserError):
-    """A data file is neither in the folder nor to be had from its mirrors. (A broken file is a plain `UserError`.)"""
+    """A data file is not in the folder and cannot be downloaded. (A damaged file is a plain `UserError`.)"""
+
+
+class _MirrorError(Exception):
+    """A mirror failed. The message says why, in a few words."""
 
 
 @dataclass(frozen=True)
 class KnownFile:
     """One row of the table of data files.
 
-    Mirrors come first choice first. What they serve under an address that ends in `.gz` is kept as it is, under the
-    name with `.gz`, and needs `sha256_gz`.
+    Attributes
+    ----------
+    sha256 : str
+        Of the uncompressed file, 64 hex digits.
+    size : int
+        Of the uncompressed file, in bytes.
+    urls : tuple of str
+        The mirrors, first choice first. A file from a URL that ends in `.gz` is stored as it is, under its name with
+        `.gz` appended.
+    sha256_gz : str or None
+        Of the compressed file, if there are URLs that end in `.gz`.
+    is_text : bool
+        Whether a damaged copy is described as a text: wrong line endings, wrong encoding.
     """
 
-    sha256: str  # of the uncompressed file, 64 hex digits
-    size: int  # of the uncompressed file, in bytes; nothing beyond it is ever decompressed
+    sha256: str
+    size: int
     urls: tuple[str, ...]
-    sha256_gz: str | None = None  # of the compressed file
-    is_text: bool = True  # whether "not valid UTF-8" is a helpful thing to say of a damaged copy
+    sha256_gz: str | None = None
+    is_text: bool = True
 
 
 def _ptb(split: str, sha256: str, size: int) -> KnownFile:
@@ -87,7 +101,7 @@ KNOWN_FILES = {
         10_008,
         "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
     ),
-    # The archive as it is: `text8.py` opens it.
+    # The archive, which text8.py opens: for this row, "uncompressed file" means the zip file.
     "text8/text8.zip": KnownFile(
         "a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232",
         31_344_016,
@@ -98,156 +112,115 @@ KNOWN_FILES = {
 
 
 def data_folder(data_dir: str | Path | None = None) -> Path:
-    """Return the folder of the data files: the argument, else `$MINIZONE_DATA`, else the user's cache folder.
+    """Return the folder of the data files: `data_dir`, or else `$MINIZONE_DATA`, or else the user's cache folder.
 
     The folder need not exist.
     """
-    chosen = data_dir if data_dir is not None else os.environ.get("MINIZONE_DATA") or None
-    if chosen is not None:
-        return Path(chosen).expanduser()
-    # Here and below: most runs need neither pooch nor requests, which take 0.1 s to import.
+    if data_dir is None:
+        data_dir = os.environ.get("MINIZONE_DATA") or None
+    if data_dir is not None:
+        return Path(data_dir).expanduser()
     import pooch
 
     return Path(pooch.os_cache("minizone"))
 
 
 def find(relative: str, data_dir: str | Path | None = None) -> Path | None:
-    """Return the path of `folder/relative`, or else of the same with `.gz` appended; None if there is neither."""
+    """Return the path of `folder/relative`, or of the same with `.gz` appended, or None if there is neither."""
     plain = data_folder(data_dir) / relative
-    candidates = (plain, plain.with_name(plain.name + ".gz"))
-    return next((path for path in candidates if os.path.isfile(path)), None)
+    for path in (plain, plain.with_name(plain.name + ".gz")):
+        if os.path.isfile(path):  # unlike Path.is_file, False in a folder that may not be read
+            return path
+    return None
 
 
 def fetch(relative: str, data_dir: str | Path | None = None, *, offline: bool = False) -> Path:
-    """Return the path of a known file, downloaded if it is not there yet.
+    """Return the path of a known file, after downloading it if it is missing.
 
-    A download is written under a temporary name, verified, then renamed: whatever interrupts it, the final name never
-    holds half a file. A file that is already there is not verified here but in `read_verified`.
+    A download is written to a temporary file, verified, and renamed. An interrupted or wrong download leaves nothing
+    behind. A file that is there already is not verified here, but in `read_verified`.
 
-    `relative` is a key of `KNOWN_FILES`; the folder is made if it does not exist; `offline` asks no mirror.
+    Parameters
+    ----------
+    relative : str
+        A key of `KNOWN_FILES`.
+    data_dir : str, Path or None
+        See `data_folder`. The folder is created if it does not exist.
+    offline : bool
+        Download nothing.
 
     Raises
     ------
     MissingFile
-        The file is not there, and every mirror failed, or `offline`, or the folder cannot be written.
+        The file is missing, and `offline` is set, or every mirror failed, or the folder cannot be written.
     """
     found = find(relative, data_dir)
     if found is not None:
         return found
     folder = (data_folder(data_dir) / relative).parent
-    if not offline:
-        _make_writable(folder, relative)
-    attempts = []
-    unreachable = set()  # hosts; a second mirror on the same one would only wait for the same timeout again
+    failures = []  # what went wrong, mirror by mirror
+    dead_hosts = set()  # a second mirror on a host that does not answer would cost another timeout
     for url in KNOWN_FILES[relative].urls:
         host = urlsplit(url).netloc
-        if offline or host in unreachable:
-            attempts.append(f"{url} (not asked: {'offline' if offline else 'same host'})")
+        if offline:
+            failures.append(f"{url} (not asked: offline)")
+            continue
+        if host in dead_hosts:
+            failures.append(f"{url} (not asked: same host)")
             continue
         try:
             return _download(url, folder, relative)
-        except (OSError, ValueError) as error:  # every error of requests is an OSError, pooch's wrong hash a ValueError
-            reason = _reason(error)
-            attempts.append(f"{url} ({reason})")
-            if reason == "no answer":
-                unreachable.add(host)
+        except _MirrorError as error:
+            failures.append(f"{url} ({error})")
+            if str(error) == NO_ANSWER:
+                dead_hosts.add(host)
+        except OSError as error:
+            raise MissingFile(
+                f"{relative} is missing and cannot be downloaded: the folder {folder} cannot be created or written"
+                f" ({error.strerror or error}); give --data-dir with another folder"
+            ) from error
     raise MissingFile(
-        f"{relative} is not in {data_folder(data_dir)}; mirrors: {', '.join(attempts) or 'none'}; "
+        f"{relative} is not in {data_folder(data_dir)}; mirrors: {', '.join(failures)}; "
         "put the file there (plain or .gz), or give --data-dir with the folder that has it"
     )
 
 
-def _make_writable(folder: Path, relative: str) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        problem = "" if os.access(folder, os.W_OK | os.X_OK) else "no permission to write"
-    except OSError as error:
-        problem = error.strerror or str(error)
-    if problem:
-        raise MissingFile(
-            f"{relative} is missing and cannot be downloaded: the folder {folder} cannot be created or written "
-            f"({problem}); give --data-dir with another folder"
-        )
-
-
 def _download(url: str, folder: Path, relative: str) -> Path:
-    """Download one file from one mirror, or raise; pooch verifies and renames."""
+    """Download one file from one mirror. pooch verifies it and renames it."""
     import pooch
-
-    pooch.get_logger().setLevel("WARNING")
-    known = KNOWN_FILES[relative]
-    packed = url.endswith(".gz")
-    http = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), chunk_size=1 << 16, timeout=TIMEOUT)
-
-    def downloader(url: str, path: str, _: Any) -> None:
-        _within_bounds(partial(http, url), Path(path), known.size)
-
-    name = Path(relative).name + (".gz" if packed else "")
-    digest = known.sha256_gz if packed else known.sha256
-    return Path(pooch.retrieve(url, known_hash=digest, fname=name, path=folder, downloader=downloader))
-
-
-class _Bounded:
-    """A file that is written by a download, up to a number of bytes; more of them are an error."""
-
-    def __init__(self, file: BinaryIO, size: int):
-        self.file, self.left, self.flush = file, size, file.flush
-
-    def write(self, chunk: bytes) -> None:
-        self.left -= len(chunk)
-        if self.left < 0:
-            raise OSError("it sends more than the file has")
-        self.file.write(chunk)
-
-
-def _within_bounds(download: Callable[[Any, None], Any], path: Path, size: int) -> None:
-    """Let ``download`` write a file, but not much more than its size, and not for ever.
-
-    It has a thread of its own, for nothing in it can be told to give up, be it the name server, a header or the body.
-    A thread that was left behind ends when it wants to write, or with the program.
-    """
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            download(file, None)
-        except BaseException as error:
-            errors.append(error)
-
-    with path.open("wb") as opened:
-        file = _Bounded(opened, size + (1 << 16))  # gzip may make a file a little larger
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        try:
-            thread.join(GRACE + size / SLOWEST)
-            if thread.is_alive():
-                raise TimeoutError
-        finally:
-            file.left = 0
-    if errors:
-        raise errors.pop()  # not [0]: list, error and traceback would keep each other, and the socket, alive
-
-
-def _reason(error: Exception) -> str:
-    """Say in a few words why a mirror failed."""
     import requests
 
-    if isinstance(error, TimeoutError) and not isinstance(error, requests.RequestException):
-        return "too slow"
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return f"HTTP {error.response.status_code}"
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
-        return "the connection was cut"
-    if isinstance(error, requests.Timeout | requests.ConnectionError):
-        return "no answer"
-    if isinstance(error, ValueError) and "does not match the known hash" in str(error):
-        return "wrong sha256"
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()  # raises OSError if the folder cannot be written
+    pooch.get_logger().setLevel("WARNING")
+    known = KNOWN_FILES[relative]
+    is_gz = url.endswith(".gz")
+    downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), chunk_size=1 << 16, timeout=TIMEOUT)
+    try:
+        path = pooch.retrieve(
+            url,
+            known_hash=known.sha256_gz if is_gz else known.sha256,
+            fname=Path(relative).name + (".gz" if is_gz else ""),
+            path=folder,
+            downloader=downloader,
+        )
+    except requests.HTTPError as error:
+        assert error.response is not None  # it has the status that was the error
+        raise _MirrorError(f"HTTP {error.response.status_code}") from error
+    except requests.exceptions.ChunkedEncodingError as error:
+        raise _MirrorError("the connection was cut") from error
+    except (requests.Timeout, requests.ConnectionError) as error:
+        raise _MirrorError(NO_ANSWER) from error
+    except requests.RequestException as error:
+        raise _MirrorError(" ".join(f"{type(error).__name__}: {error}".split())) from error
+    except ValueError as error:  # pooch raises it if the sha256 is another one
+        raise _MirrorError("wrong sha256") from error
+    return Path(path)
 
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[BinaryIO]:
-    """Open a data file, plain or `.gz`; whatever goes wrong until it is closed is a `UserError` with its path."""
+    """Open a data file, plain or `.gz`. An error in reading it is a `UserError` that names the path."""
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             yield cast(BinaryIO, file)
@@ -258,44 +231,48 @@ def unpacked(path: Path) -> Iterator[BinaryIO]:
 
 
 def read_verified(relative: str, data_dir: str | Path | None = None, *, offline: bool = False) -> bytes:
-    """Return the uncompressed bytes of a known file, once their size and sha256 have been checked. See `fetch`.
+    """Return the uncompressed bytes of a known file, which have the right sha256. Arguments as in `fetch`.
 
     Raises
     ------
+    MissingFile
+        As in `fetch`.
     UserError
-        The file is missing (`MissingFile`, as in `fetch`), or it is there and cannot be read, is a damaged gzip, or is
-        not the file of the table.
+        The file cannot be read, or is not the one in the table.
     """
     path = fetch(relative, data_dir, offline=offline)
     known = KNOWN_FILES[relative]
     with unpacked(path) as file:
-        raw = file.read(known.size + 1)  # one byte too many is enough to know: a gzip bomb stops here
-    found = hashlib.sha256(raw).hexdigest()
-    if found != known.sha256:
-        raise UserError(f"{path} {_difference(raw, found, known)}: {REPAIR}")
+        # Twice the size is enough to recognize a copy with other line endings, and never fills the memory.
+        raw = file.read(2 * known.size)
+    if hashlib.sha256(raw).hexdigest() != known.sha256:
+        raise UserError(f"{path} {_difference(raw, known)}: {REPAIR}")
     return raw
 
 
 def read_all(
     files: Sequence[str], data_dir: str | Path | None = None, *, offline: bool = False
 ) -> tuple[list[bytes], dict[str, str]]:
-    """Return the bytes of several known files, and their sha256 by the name of the file. See `read_verified`.
-
-    Those that are there are read first: a broken one must be reported even if another is missing.
-    """
-    order = sorted(files, key=lambda file: find(file, data_dir) is None)
-    raw = {file: read_verified(file, data_dir, offline=offline) for file in order}
+    """Return the bytes of several known files, and a dict from file names to their sha256. See `read_verified`."""
+    # Files that are there are read first: a damaged one must be reported even if another one is missing.
+    present_first = sorted(files, key=lambda file: find(file, data_dir) is None)
+    raw = {file: read_verified(file, data_dir, offline=offline) for file in present_first}
     return [raw[file] for file in files], {Path(file).name: KNOWN_FILES[file].sha256 for file in files}
 
 
-def _difference(raw: bytes, found: str, known: KnownFile) -> str:
-    """Say what distinguishes the bytes that were read from those of the table."""
-    if len(raw) > known.size:
-        return f"holds more than the expected {known.size:,} bytes (sha256 {known.sha256[:12]}...)"
+def _difference(raw: bytes, known: KnownFile) -> str:
+    """Say how the bytes of a file differ from the file in the table: the first reason that applies."""
     if known.is_text:
+        if raw.startswith(codecs.BOM_UTF8):
+            return "begins with a byte order mark (BOM)"
+        if b"\r\n" in raw:
+            return "has Windows line endings (CRLF)"
         try:
             raw.decode("utf-8")
         except UnicodeDecodeError as error:
             return f"is not valid UTF-8 (byte 0x{raw[error.start]:02x} at offset {error.start:,})"
-    sizes = "" if len(raw) == known.size else f"holds {len(raw):,} bytes, expected {known.size:,}, and "
-    return f"{sizes}has sha256 {found[:12]}..., expected {known.sha256[:12]}..."
+    if len(raw) > known.size:
+        return f"is longer than the expected {known.size:,} bytes"
+    if len(raw) < known.size:
+        return f"has only {len(raw):,} of {known.size:,} bytes"
+    return f"has sha256 {hashlib.sha256(raw).hexdigest()[:12]}..., expected {known.sha256[:12]}..."

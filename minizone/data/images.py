@@ -1,4 +1,9 @@
-"""Images for models that read one pixel at a time: MNIST, and scikit-learn's 8x8 digits in its stead."""
+"""Images for models that read one pixel at a time: MNIST, and its stand-in, the 8x8 digits of UCI.
+
+The digits are a file of the package, `digits.npz`: 1,797 images of the data set "Optical Recognition of Handwritten
+Digits" by E. Alpaydin and C. Kaynak (UCI Machine Learning Repository, https://doi.org/10.24432/C50P49), published under
+CC BY 4.0. `digits.md`, beside the file, says how it was made.
+"""
 
 from __future__ import annotations
 
@@ -11,28 +16,32 @@ from pathlib import Path
 import numpy as np
 
 from minizone.backend import stream
-from minizone.data.common import SPLITS, cut, load_or_stand_in
+from minizone.data.common import load_or_stand_in, name_of_part
 from minizone.data.download import read_all
 from minizone.errors import UserError
 
-MNIST_FILES = tuple(
-    f"mnist/{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
+MNIST_FILES = (
+    "mnist/train-images-idx3-ubyte",
+    "mnist/train-labels-idx1-ubyte",
+    "mnist/t10k-images-idx3-ubyte",
+    "mnist/t10k-labels-idx1-ubyte",
 )
-HELD_OUT = 10_000  # the last of MNIST's 60,000 training images, which are for validation, as with the authors
-DIGITS_SIZES = (1257, 270)  # train, valid; the other 270 of 1,797 are test, so 70 / 15 / 15 in a hundred
+HELD_OUT = 10_000  # the last of MNIST's 60,000 training images are the validation images, as in the authors' code
+DIGITS_FILE = Path(__file__).with_name("digits.npz")
+DIGITS_SIZES = (1257, 270)  # train and valid; the other 270 are test: 70 / 15 / 15 percent
 ORDERS = ("true", "authors", "none")
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """One split: N images and what they show.
+    """N images and their labels: a split, or a part of one.
 
-    `images[rows]` is the same for some of them, `rows` being a slice or an array of indices.
+    `images[rows]` is a part, where `rows` is a slice or an array of indices.
 
     Attributes
     ----------
     pixels : (N, height, width) array
-        uint8 as in the files; float32 once pooled, where a mean is seldom whole. In units of the files either way.
+        uint8, as in the files, or float32 after pooling. Both have the range of the files, such as 0 to 255.
     labels : uint8 array, (N,)
         The digit, 0 to 9.
     """
@@ -51,18 +60,18 @@ class Images:
 class ImageDataset:
     """Images of digits in three splits.
 
-    They are kept as they are in the files, a byte a pixel: MNIST takes 55 MB, and would take 220 MB as float32. A
-    minibatch is converted when it is needed, by `scaled`.
+    Pixels are stored as bytes, as in the files: MNIST takes 55 MB, and would take 220 MB as float32. `scaled` converts
+    a minibatch when it is needed.
 
     Attributes
     ----------
     name : str
-        What it is, as plots and tables must call it.
+        What plots and tables call it.
     train, valid, test : Images
     maximum : int
         The value of a white pixel: 255 for MNIST, 16 for the 8x8 digits.
     sha256 : dict
-        File name -> sha256 (hex) of the uncompressed file, or of the pixels and labels where no file is behind them.
+        File name -> sha256 (hex) of the uncompressed file, or of the pixels and labels in `digits.npz`.
     classes : int
         V, the number of distinct labels.
     """
@@ -87,19 +96,25 @@ class ImageDataset:
         return math.prod(self.shape)
 
     def scaled(self, images: Images) -> np.ndarray:
-        """Return the pixels row by row, in [0, 1]: float32, (N, steps). `images` is a split or a part of one."""
+        """Return the pixels of a split, or of a part of it, row by row and in [0, 1]: float32, (N, steps)."""
         return images.pixels.reshape(len(images), self.steps) / np.float32(self.maximum)
 
     def first(self, n_train: int = 0, n_eval: int = 0) -> ImageDataset:
-        """Return fewer of the same images, with a name that says so.
+        """Return the first images of each split, with a name that says so.
 
-        Keeps `n_train` images of `train`, and `n_eval` each of `valid` and `test`; 0 keeps all, and a negative number
+        Keeps `n_train` images of `train`, and `n_eval` each of `valid` and `test`. 0 keeps all; a negative number
         raises `UserError`.
         """
-        return replace(self, **cut(self, n_train, n_eval, "images"))
+        return replace(
+            self,
+            name=name_of_part(self, n_train, n_eval, "images"),
+            train=self.train[: n_train or None],
+            valid=self.valid[: n_eval or None],
+            test=self.test[: n_eval or None],
+        )
 
     def pooled(self, k: int) -> ImageDataset:
-        """Return smaller images, each pixel the mean of `k` by `k` (in float32), with a name that says so.
+        """Return smaller images, with a name that says so. Each pixel is the mean of `k` by `k` pixels, in float32.
 
         Raises
         ------
@@ -113,9 +128,13 @@ class ImageDataset:
             )
         if k == 1:
             return self
-        name = f"{self.name}, pooled to {height // k}x{width // k}"
-        train, valid, test = (_pool(getattr(self, split), k) for split in SPLITS)
-        return replace(self, name=name, train=train, valid=valid, test=test)
+        return replace(
+            self,
+            name=f"{self.name}, pooled to {height // k}x{width // k}",
+            train=_pool(self.train, k),
+            valid=_pool(self.valid, k),
+            test=_pool(self.test, k),
+        )
 
 
 def load_images(
@@ -130,98 +149,93 @@ def load_images(
     Parameters
     ----------
     dataset : {"auto", "mnist", "digits"}
-        "mnist": MNIST or an error: 50,000 / 10,000 / 10,000 images of 28x28, validation being the last 10,000 of the
-        training file, as with the paper's authors. "digits": the 1,797 8x8 digits that scikit-learn carries, which
-        stand in for it: 1,257 / 270 / 270, in an order that is always the same. "auto": MNIST if it is in the data
-        folder or can be downloaded, else the digits, with one line through `say`; but no stand-in where a `data_dir`
-        was asked for, and none for an MNIST file that is there and broken.
+        "mnist": MNIST, 50,000 / 10,000 / 10,000 images of 28x28. The validation images are the last 10,000 of the
+        training file, as in the authors' code. "digits": the stand-in, 1,257 / 270 / 270 images of 8x8 from UCI, always
+        in the same order. "auto": MNIST, or else the digits; see `load_or_stand_in`.
     data_dir : str, Path or None
         See `data_folder`.
     offline : bool
         Download nothing.
     say : callable
-        Receives the line about the stand-in.
+        Receives one line of text when "auto" loads the digits.
 
     Raises
     ------
     UserError
-        An unknown `dataset`; MNIST is wanted and missing, or damaged.
+        `dataset` is unknown, or MNIST is needed and missing or damaged.
     """
     loaders = {"mnist": lambda: _load_mnist(data_dir, offline), "digits": _load_digits}
     return load_or_stand_in("MNIST", loaders, dataset, data_dir, offline, say)
 
 
 def permutation(n: int, kind: str = "true", seed: int = 0) -> np.ndarray:
-    """Return the order in which `n` pixels are read: int64 indices, (n,).
+    """Return the order in which the `n` pixels of an image are read: int64 indices, (n,).
 
     Parameters
     ----------
     kind : {"true", "authors", "none"}
-        "true": a permutation. "authors": what the authors ran under that name, n draws *with* replacement, of which
-        those of 784 pixels see 501 and never the other 283: another task, and the numbers on it are not comparable.
-        "none": row by row.
+        "true": a random permutation. "authors": what the authors' code calls a permutation, n draws *with*
+        replacement. Of 784 pixels it reads 501 and never the other 283. It is another task, so the numbers are not
+        comparable. "none": row by row.
     seed : int
-        Of the true permutation. The authors' draw is always their own.
+        Of the true permutation. The authors' order does not depend on it.
 
     Raises
     ------
     UserError
-        An unknown `kind`.
+        `kind` is unknown.
     """
     if kind not in ORDERS:
         raise UserError(f"permutation must be one of {', '.join(ORDERS)}, got {kind!r}")
+    if kind == "true":
+        return stream(seed, "permutation").permutation(n)
     if kind == "authors":
-        # The only generator in this package that is not a keyed stream, because it has to give their numbers.
+        # The only generator in this package that is not a keyed stream: it must give the authors' numbers.
         return np.random.RandomState(1).randint(0, n, n).astype(np.int64)
-    return stream(seed, "permutation").permutation(n) if kind == "true" else np.arange(n)
+    return np.arange(n)
 
 
 def _load_mnist(data_dir: str | Path | None, offline: bool) -> ImageDataset:
-    raw, sha256 = read_all(MNIST_FILES, data_dir, offline=offline)
-    pixels, labels, test_pixels, test_labels = (
-        _read_idx(content, file, 3 if "images" in file else 1) for content, file in zip(raw, MNIST_FILES, strict=True)
+    files, sha256 = read_all(MNIST_FILES, data_dir, offline=offline)
+    pixels, labels, test_pixels, test_labels = (_read_idx(raw) for raw in files)
+    images = Images(pixels, labels)
+    return ImageDataset(
+        name="MNIST",
+        train=images[:-HELD_OUT],
+        valid=images[-HELD_OUT:],
+        test=Images(test_pixels, test_labels),
+        maximum=255,
+        sha256=sha256,
     )
-    both, test = Images(pixels, labels), Images(test_pixels, test_labels)
-    return ImageDataset("MNIST", both[:-HELD_OUT], both[-HELD_OUT:], test, 255, sha256)
 
 
-def _read_idx(raw: bytes, name: str, dimensions: int) -> np.ndarray:
-    """Return the array in a file of MNIST's format: unsigned bytes, of so many dimensions.
+def _read_idx(raw: bytes) -> np.ndarray:
+    """Return the array in a file of MNIST's format, http://yann.lecun.com/exdb/mnist: (N, height, width) or (N,).
 
-    The format: two zeros, 8 for unsigned bytes, the number of dimensions; each of these, in four bytes, the highest
-    first; the elements, the last dimension fastest. (http://yann.lecun.com/exdb/mnist, at its end.)
+    The file has two zeros; 8, which means unsigned bytes; the number of dimensions; the size of each dimension, as four
+    bytes, the highest first; and the elements.
     """
-    header = 4 + 4 * dimensions
-    magic = bytes([0, 0, 8, dimensions])
-    if raw[:4] != magic or len(raw) < header:
-        raise UserError(
-            f"{name} has no idx header of {dimensions} dimension(s), which is {header} bytes that begin with "
-            f"{magic.hex(' ')}: it holds {len(raw):,}, beginning with {raw[:4].hex(' ') or 'nothing'}"
-        )
-    shape = tuple(int.from_bytes(raw[at : at + 4], "big") for at in range(4, header, 4))
-    if len(raw) != header + math.prod(shape):  # in Python's integers, and before anything of that size is made
-        raise UserError(
-            f"{name} holds {len(raw):,} bytes, and its header announces {' x '.join(f'{n:,}' for n in shape)} and "
-            f"{header} for itself, {header + math.prod(shape):,} bytes in all"
-        )
-    return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)  # (N, height, width) or (N,), read-only
+    dimensions = raw[3]
+    shape = np.frombuffer(raw, ">u4", count=dimensions, offset=4)
+    return np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
 
 
 def _load_digits() -> ImageDataset:
-    """Load the stand-in, in an order in which all classes and all writers are mixed."""
-    try:
-        from sklearn.datasets import load_digits  # here, because it takes a second
-    except ImportError as error:
-        raise UserError("the stand-in needs scikit-learn: pip install -r requirements.txt") from error
-    digits = load_digits()
-    every = Images(digits.images.astype(np.uint8), digits.target.astype(np.uint8))  # (1797, 8, 8) in 0..16, (1797,)
-    sha256 = {
-        "sklearn.datasets.load_digits": hashlib.sha256(every.pixels.tobytes() + every.labels.tobytes()).hexdigest()
-    }
-    mixed = every[stream(0, "digits").permutation(len(every))]
+    """Load the 8x8 digits of UCI, shuffled: the file has them writer by writer."""
+    with np.load(DIGITS_FILE, allow_pickle=False) as arrays:
+        digits = Images(arrays["pixels"], arrays["labels"])  # (1797, 8, 8) from 0 to 16, and (1797,)
+    sha256 = hashlib.sha256(digits.pixels.tobytes() + digits.labels.tobytes()).hexdigest()
+    shuffled = digits[stream(0, "digits").permutation(len(digits))]
     n_train, n_valid = DIGITS_SIZES
-    train, rest = mixed[:n_train], mixed[n_train:]
-    return ImageDataset("8x8 digits (stand-in)", train, rest[:n_valid], rest[n_valid:], 16, sha256)
+    train, rest = shuffled[:n_train], shuffled[n_train:]
+    return ImageDataset(
+        name="8x8 digits (stand-in)",
+        train=train,
+        valid=rest[:n_valid],
+        test=rest[n_valid:],
+        maximum=16,
+        sha256={DIGITS_FILE.name: sha256},
+    )
 
 
 def _pool(images: Images, k: int) -> Images:

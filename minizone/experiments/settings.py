@@ -1,121 +1,122 @@
-"""The settings of models: recurrent layers, their regularizers, texts."""
+"""The settings that several experiments share: recurrent layers with their regularizers, and language models."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from minizone.data import TextDataset
 from minizone.errors import UserError
-from minizone.runs.settings import INFINITE, RunSettings, require
+from minizone.runs.settings import Range, RunSettings, require
 from minizone.zoneout import Zoneout
 
-PerLayer = float | str  # one number for all layers, or "0.25,0.1": one for each
+PerLayer = float | str  # one number for all layers, or "0.25,0.1": one for each layer
 
 
 @dataclass(frozen=True)
 class RecurrentSettings(RunSettings):
-    """The recurrent layers and their regularizers. Every probability is that of zoning out or of dropping."""
+    """The recurrent layers and their regularizers. All probabilities are those of zoning out or of dropping."""
 
     rnn_type: Literal["lstm", "gru", "rnn"] = "lstm"
-    """The recurrent cell; the learning rates of the paper are 2e-3 / 1e-3 / 3e-4 for the three on char-ptb."""
+    """Recurrent cell. On char-ptb, the paper's learning rates are 2e-3 for lstm, 1e-3 for gru and 3e-4 for rnn."""
     activation: Literal["tanh", "relu"] = "tanh"
-    """Of --rnn-type rnn: tanh as in the paper, relu as in the authors' code."""
-    num_layers: int = 1
-    """Recurrent layers on top of each other."""
+    """Activation of --rnn-type rnn: tanh as in the paper, relu as in the authors' code."""
+    num_layers: Annotated[int, Range(at_least=1)] = 1
+    """Number of recurrent layers."""
     initialization: Literal["ortho", "ortho-whole", "glorot", "uniform", "id", "identity"] = "ortho"
-    """Initial weights; ortho: square orthogonal blocks, as the authors; ortho-whole: the whole rectangle; id, identity:
-    ortho, but the identity where W_h makes the candidate."""
-    init_width: float = 0.2
-    """Full width of the interval of --initialization uniform."""
-    forget_bias: float = 1.0
+    """Initial weights. ortho: square orthogonal blocks, as in the authors' code; ortho-whole: one orthogonal rectangle;
+    id or identity: ortho, but W_h of the candidate is the identity."""
+    init_width: Annotated[float, Range(at_least=0)] = 0.2
+    """Width of the interval around 0 of --initialization uniform."""
+    forget_bias: Annotated[float, Range()] = 1.0
     """Initial bias of the forget gate of an LSTM."""
     z_prob_cells: PerLayer = 0.0
-    """Probability that a cell keeps its old value (zoneout of c); "0.25,0.1": one for each layer."""
+    """Probability that a cell keeps its old value (zoneout of c); "0.25,0.1": one probability for each layer."""
     z_prob_states: PerLayer = 0.0
     """Probability that a hidden state keeps its old value (zoneout of h); "0.25,0.1": one for each layer."""
     share_mask: bool = False
-    """One zoneout mask for cells and states."""
+    """Use one zoneout mask for cells and hidden states."""
     static_mask: bool = False
-    """Masks drawn once for the whole training: static identity connections."""
+    """Draw the zoneout masks once for the whole training: static identity connections."""
     stoch_depth: bool = False
-    """A zoneout mask decides for the whole layer at a time step: stochastic depth."""
+    """Zone out all units of a layer together at a time step: stochastic depth."""
     gaussian_drop: bool = False
-    """Zoneout masks from Normal(z, z(1-z)) instead of 0 and 1."""
+    """Draw zoneout masks from Normal(z, z(1-z)) instead of 0 and 1."""
     drop_prob_igates: PerLayer = 0.0
     """Probability that i*g of a unit is dropped: recurrent dropout."""
     output_gate: Literal["plain", "paper", "printed"] = "plain"
-    """Zoneout of the output gate where --drop-prob-igates drops; paper: as its text wants it; printed: as its formula
-    has it."""
+    """Zoneout of the output gate with the mask of --drop-prob-igates. paper: as the text of the paper motivates it;
+    printed: as the formula in the paper is printed."""
     ogates_zoneout: bool = False
-    """The variant of that in the authors' code: h becomes f * h_{t-1} where i*g is dropped."""
-    dropout: float = 0.0
-    """Dropout between layers (not on raw inputs) and before the output: as Zaremba et al. (2014)."""
-    variational_dropout: float = 0.0
-    """The same with one mask for all time steps, and one on h_{t-1} (Gal and Ghahramani, 2016)."""
-    input_drop: float = 0.0
-    """Probability that an element of the input (a symbol, a pixel) is dropped."""
-    norm_cost_coeff: float = 0.0
-    """Weight of the norm stabilizer; the paper's is 50."""
+    """Zoneout of the output gate as in the authors' code: h becomes f * h_{t-1} where i*g is dropped."""
+    dropout: Annotated[float, Range(at_least=0, less_than=1)] = 0.0
+    """Dropout between layers and before the output (Zaremba et al., 2014); raw inputs are not dropped."""
+    variational_dropout: Annotated[float, Range(at_least=0, less_than=1)] = 0.0
+    """Dropout with one mask for all time steps, also on h_{t-1} (Gal and Ghahramani, 2016)."""
+    input_drop: Annotated[float, Range(at_least=0, less_than=1)] = 0.0
+    """Probability that an input (a symbol, a word or a pixel) is dropped."""
+    norm_cost_coeff: Annotated[float, Range(at_least=0)] = 0.0
+    """Weight of the norm stabilizer; in the paper 50."""
     penalty: Literal["hids", "cells"] = "hids"
-    """What the norm stabilizer is on: the hidden states or the cells."""
+    """Apply the norm stabilizer to the hidden states or to the cells."""
 
     def check(self) -> None:
         super().check()
-        require(self.num_layers >= 1, "num_layers", self.num_layers, "be at least 1")
-        for name in ("dropout", "variational_dropout", "input_drop"):
-            p = getattr(self, name)
-            require(0 <= p < 1, name, p, "be a probability in [0, 1): of 1 nothing is left")
-        require(abs(self.forget_bias) < INFINITE, "forget_bias", self.forget_bias, "be finite (below 1e30)")
-        for name in ("norm_cost_coeff", "init_width"):
-            require(
-                0 <= getattr(self, name) < INFINITE, name, getattr(self, name), "be finite (below 1e30) and 0 or more"
-            )
-        cells, states, igates = (self.per_layer(n) for n in ("z_prob_cells", "z_prob_states", "drop_prob_igates"))
+        cells = self.per_layer("z_prob_cells")
+        states = self.per_layer("z_prob_states")
+        drops = self.per_layer("drop_prob_igates")
+
         if self.rnn_type != "lstm":
-            forbidden = {
-                "z_prob_cells": any(cells),
-                "output_gate": self.output_gate != "plain",
-                "ogates_zoneout": self.ogates_zoneout,
-                "penalty cells": self.penalty == "cells",
-                "drop_prob_igates": any(igates) and self.rnn_type == "rnn",
-            }
-            for name, used in forbidden.items():
-                if used:
-                    what = "an input gate" if name == "drop_prob_igates" else "cells and an output gate"
-                    raise UserError(
-                        f"--{name.replace('_', '-')} needs {what}, and --rnn-type {self.rnn_type} has none; use"
-                        " --rnn-type lstm" + (" (zoneout of h is --z-prob-states)" if name == "z_prob_cells" else "")
-                    )
-        if (self.output_gate != "plain" or self.ogates_zoneout) and not all(igates):
-            raise UserError("zoneout of the output gate follows the mask of recurrent dropout: give --drop-prob-igates")
-        if self.output_gate != "plain" and self.ogates_zoneout:
-            raise UserError("--output-gate and --ogates-zoneout are two variants of one thing: choose one")
+            but = f"and --rnn-type {self.rnn_type} has none; use --rnn-type lstm"
+            if any(cells):
+                raise UserError(f"--z-prob-cells needs cells, {but} (zoneout of h is --z-prob-states)")
+            if self.penalty == "cells":
+                raise UserError(f"--penalty cells needs cells, {but}")
+            if self.output_gate != "plain":
+                raise UserError(f"--output-gate needs an output gate, {but}")
+            if self.ogates_zoneout:
+                raise UserError(f"--ogates-zoneout needs an output gate, {but}")
+            if self.rnn_type == "rnn" and any(drops):
+                raise UserError(f"--drop-prob-igates needs an input gate, {but}")
         if self.activation != "tanh" and self.rnn_type != "rnn":
-            raise UserError(f"--activation {self.activation} is for --rnn-type rnn, got --rnn-type {self.rnn_type}")
-        for flag in ("share_mask", "static_mask", "stoch_depth", "gaussian_drop"):
-            if getattr(self, flag) and not any(cells) and not any(states):
-                raise UserError(
-                    f"--{flag.replace('_', '-')} is a kind of zoneout: give --z-prob-cells or --z-prob-states"
-                )
+            raise UserError(f"--activation {self.activation} needs --rnn-type rnn, got --rnn-type {self.rnn_type}")
+
+        if self.output_gate != "plain" and self.ogates_zoneout:
+            raise UserError("--output-gate and --ogates-zoneout are variants of the same regularizer: choose one")
+        if (self.output_gate != "plain" or self.ogates_zoneout) and not all(drops):
+            raise UserError("zoneout of the output gate needs the mask of recurrent dropout: give --drop-prob-igates")
+
+        if not any(cells) and not any(states):
+            for name in ("share_mask", "static_mask", "stoch_depth", "gaussian_drop"):
+                if getattr(self, name):
+                    flag = f"--{name.replace('_', '-')}"
+                    raise UserError(f"{flag} is a kind of zoneout: give --z-prob-cells or --z-prob-states")
         if self.share_mask or self.stoch_depth:
-            flag = "share_mask" if self.share_mask else "stoch_depth"
-            for c, h in zip(cells, states, strict=True):
-                require(c == h or 0 in (c, h), flag, f"{c} and {h}", "have --z-prob-cells and --z-prob-states equal")
+            flag = "--share-mask" if self.share_mask else "--stoch-depth"
+            for z_c, z_h in zip(cells, states, strict=True):
+                if z_c and z_h and z_c != z_h:
+                    raise UserError(f"{flag} needs equal --z-prob-cells and --z-prob-states, got {z_c} and {z_h}")
 
     def per_layer(self, name: str) -> list[float]:
-        """The probabilities of a flag, one for each layer; UserError unless each is in [0, 1]."""
-        value, n = getattr(self, name), self.num_layers
+        """The probabilities of a setting, one for each layer; UserError unless all are in [0, 1]."""
+        value = getattr(self, name)
         try:
-            numbers = [float(part) for part in value.split(",")] if isinstance(value, str) else [value] * n
+            if isinstance(value, str):
+                probabilities = [float(part) for part in value.split(",")]
+            else:
+                probabilities = [value] * self.num_layers
         except ValueError:
-            numbers = []
-        if len(numbers) != n or not all(0 <= p <= 1 for p in numbers):
-            layers = f", or {n} of them with commas between" if n > 1 else ""
-            raise UserError(f"--{name.replace('_', '-')} must be a probability in [0, 1]{layers}, got {value}")
-        return numbers
+            probabilities = []
+        if len(probabilities) != self.num_layers or not all(0 <= p <= 1 for p in probabilities):
+            rule = "be a probability in [0, 1]"
+            if self.num_layers > 1:
+                rule += f", or {self.num_layers} of them with commas between"
+            require(False, name, value, rule)
+        return probabilities
 
     def zoneout(self, layer: int, steps: int) -> Zoneout:
-        """Zoneout of a layer, for sequences of so many steps."""
+        """Zoneout of a layer. Static masks are for sequences of ``steps`` time steps."""
         return Zoneout(
             self.per_layer("z_prob_cells")[layer],
             self.per_layer("z_prob_states")[layer],
@@ -126,49 +127,73 @@ class RecurrentSettings(RunSettings):
         )
 
     def label_parts(self) -> list[str]:
-        parts: list[str] = [] if self.rnn_type == "lstm" else [self.rnn_type if self.activation == "tanh" else "relu"]
-        kinds = (("share_mask", "shared"), ("static_mask", "static"), ("stoch_depth", "layer"))
-        if self._any("z_prob_cells") or self._any("z_prob_states"):
+        parts: list[str] = []
+        if self.rnn_type != "lstm":
+            parts.append("relu" if self.activation == "relu" else self.rnn_type)
+        if any(self.per_layer("z_prob_cells")) or any(self.per_layer("z_prob_states")):
             cells = f"-c{_short(self.z_prob_cells)}" if self.rnn_type == "lstm" else ""
             parts.append(f"zoneout{cells}-h{_short(self.z_prob_states)}")
-            parts += [name for flag, name in kinds if getattr(self, flag)]
-            parts += ["gaussian"] if self.gaussian_drop else []
-        if self._any("drop_prob_igates"):
+            if self.share_mask:
+                parts.append("shared")
+            if self.static_mask:
+                parts.append("static")
+            if self.stoch_depth:
+                parts.append("layer")
+            if self.gaussian_drop:
+                parts.append("gaussian")
+        if any(self.per_layer("drop_prob_igates")):
             parts.append(f"igates{_short(self.drop_prob_igates)}")
-            parts += ["ogates"] if self.ogates_zoneout else []
-            parts += [f"ogates-{self.output_gate}"] if self.output_gate != "plain" else []
-        numbers = (("dropout", "dropout"), ("variational_dropout", "variational"), ("input_drop", "input"))
-        parts += [f"{name}{getattr(self, flag):g}" for flag, name in numbers if getattr(self, flag)]
-        parts += [f"norm{self.norm_cost_coeff:g}-{self.penalty}"] if self.norm_cost_coeff else []
+            if self.ogates_zoneout:
+                parts.append("ogates")
+            if self.output_gate != "plain":
+                parts.append(f"ogates-{self.output_gate}")
+        if self.dropout:
+            parts.append(f"dropout{self.dropout:g}")
+        if self.variational_dropout:
+            parts.append(f"variational{self.variational_dropout:g}")
+        if self.input_drop:
+            parts.append(f"input{self.input_drop:g}")
+        if self.norm_cost_coeff:
+            parts.append(f"norm{self.norm_cost_coeff:g}-{self.penalty}")
         return (parts or ["lstm"]) + super().label_parts()
-
-    def _any(self, name: str) -> bool:
-        return any(self.per_layer(name))
 
 
 @dataclass(frozen=True)
 class TextSettings(RecurrentSettings):
     """Settings of a language model."""
 
-    seq_len: int = 100
-    """Length of a training sequence; its last symbol is only predicted, so the network makes one step less."""
-    train_symbols: int = 0
-    """Train on so many symbols (or words) from the beginning of the training text; 0: on all."""
-    eval_symbols: int = 0
-    """Evaluate on so many symbols (or words) from the beginning of the validation and test texts; 0: on all."""
+    seq_len: Annotated[int, Range(at_least=2)] = 100
+    """Length of a training sequence. The network makes one step less, because the last symbol is only predicted."""
+    train_symbols: Annotated[int, Range(at_least=0)] = 0
+    """Number of symbols (or words) at the beginning of the training text to train on; 0: all."""
+    eval_symbols: Annotated[int, Range(at_least=0)] = 0
+    """Number of symbols (or words) at the beginning of the validation and test texts to evaluate on; 0: all."""
 
     def check(self) -> None:
         super().check()
-        require(self.seq_len >= 2, "seq_len", self.seq_len, "be at least 2: one symbol in, one to predict")
         for name in ("train_symbols", "eval_symbols"):
             n = getattr(self, name)
-            require(n == 0 or n > 2 * self.seq_len, name, n, f"be 0 or more than twice --seq-len {self.seq_len}")
+            rule = f"be 0, or more than twice --seq-len {self.seq_len}"
+            require(n == 0 or n > 2 * self.seq_len, name, n, rule)
 
     @property
     def steps(self) -> int:
         """Time steps of a training sequence."""
         return self.seq_len - 1
 
+    def load(self, say: Callable[[str], None]) -> TextDataset:
+        """Load the text."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class CharacterSettings(TextSettings):
+    """Settings of a language model that reads single characters."""
+
+    augment: bool = True
+    """Cut the training text into sequences at a new random offset in every epoch."""
+
 
 def _short(probability: PerLayer) -> str:
+    """A probability, or several, for a label: "0.5" or "0.5_0.1"."""
     return "_".join(f"{float(p):g}" for p in str(probability).split(","))

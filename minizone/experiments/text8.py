@@ -4,41 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from minizone.data import TextDataset, load_text8
 from minizone.experiments.char_ptb import CharPTB
-from minizone.experiments.settings import TextSettings
+from minizone.experiments.settings import CharacterSettings
 
 
 @dataclass(frozen=True)
-class Text8Settings(TextSettings):
+class Text8Settings(CharacterSettings):
     """Train a character-level language model on text8 (Krueger et al., 2017, section 4.2)."""
 
-    augment: bool = True
-    """Cut the training text at another offset in every epoch."""
     dataset: Literal["auto", "text8", "manual"] = "auto"
-    """text8: Wikipedia in 27 symbols, or a beginning of it; manual: the Python manual in the same symbols, a stand-in
-    that every Python carries; auto: text8, else manual."""
+    """text8: Wikipedia in 27 symbols, or the beginning of it; manual: the Python manual in the same symbols, a stand-in
+    that is part of every Python; auto: text8, or manual where text8 is missing."""
 
     def load(self, say: Callable[[str], None]) -> TextDataset:
-        """The text that the settings name."""
         return load_text8(self.dataset, self.data_dir, offline=self.offline, say=say)
 
 
-PAPER = Text8Settings(
+PAPER = Text8Settings(  # section 4.2
     preset="paper",
     hidden_size=2000,
     batch_size=128,
     seq_len=180,
+    algorithm="adam",
     learning_rate=1e-3,
-    clip_what="step",
-    epochs=50,  # of the script of Cooijmans et al., whose settings the paper follows; it stops early
-    patience=5,
+    clipping=1.0,
+    clip_what="step",  # as in char-ptb
+    epochs=50,  # the script of Cooijmans et al., whose settings the paper follows
+    patience=5,  # the paper stops early and does not say when
 )
 PRESETS = {
     "paper": PAPER,
-    "quick": replace(
+    "quick": replace(  # the sizes of char-ptb's quick preset
         PAPER,
         preset="quick",
         hidden_size=256,
@@ -50,18 +49,18 @@ PRESETS = {
         eval_symbols=20_000,
     ),
 }
-REFERENCE = {  # bits per character, Table 1 (ICLR 2017); shown beside runs on the whole text
+REFERENCE = {  # bits per character, Table 1 (ICLR 2017)
     "Unregularized LSTM": {"valid": 1.396, "test": 1.408},
     "Zoneout": {"valid": 1.331, "test": 1.336},
 }
 
 
 class Text8(CharPTB):
-    """`CharPTB` on another text."""
+    """The model and the minibatches of `CharPTB` on another text."""
 
     task = "text8"
-    presets: dict[str, Any] = PRESETS
+    presets = PRESETS
     paper = REFERENCE
 
-    def is_papers_text(self) -> bool:
+    def has_papers_text(self) -> bool:
         return self.data.name == "text8"

@@ -5,34 +5,38 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from minizone.autograd.ops import softmax_cross_entropy
 from minizone.autograd.tensor import Tensor
 from minizone.backend import Array, Generator, to_host
-from minizone.data import WordDataset, load_words
-from minizone.experiments.language import LanguageModelling
-from minizone.experiments.recurrent import initializer, input_factor, penalized, recurrent_stack
+from minizone.data import TextDataset, load_words
+from minizone.experiments.language import LanguageModel, LanguageModelling
+from minizone.experiments.recurrent import add_norm_stabilizer, initializer, input_dropout, recurrent_stack
 from minizone.experiments.settings import TextSettings
-from minizone.layers import Embedding, Linear, Module, State
+from minizone.layers import Embedding, Linear, State
 from minizone.runs.experiment import Measured
+from minizone.runs.settings import Range
 
-Batch = tuple[int, np.ndarray, np.ndarray]  # the number of the minibatch in its epoch; words and next words, (T, B)
+Batch = tuple[int, np.ndarray, np.ndarray]  # its number in the epoch; words (T, B); for each the next word (T, B)
+
+
+# ---- settings
 
 
 @dataclass(frozen=True)
 class WordSettings(TextSettings):
     """Train a word-level language model on Penn Treebank (Krueger et al., 2017, section 4.1.2)."""
 
-    seq_len: int = 35
+    seq_len: Annotated[int, Range(at_least=2)] = 35
     """Time steps of a training sequence."""
     dataset: Literal["auto", "ptb", "manual"] = "auto"
-    """ptb: Penn Treebank; manual: the Python manual, a stand-in that every Python carries; auto: ptb, else manual."""
+    """ptb: Penn Treebank; manual: the Python manual, a stand-in that is part of every Python; auto: ptb, or manual
+    where ptb is missing."""
 
-    def load(self, say: Callable[[str], None]) -> WordDataset:
-        """The text that the settings name."""
+    def load(self, say: Callable[[str], None]) -> TextDataset:
         return load_words(self.dataset, self.data_dir, offline=self.offline, say=say)
 
     @property
@@ -40,23 +44,24 @@ class WordSettings(TextSettings):
         return self.seq_len
 
 
-PAPER = WordSettings(
+PAPER = WordSettings(  # section 4.1.2, and Zaremba et al. (2014), whose model the paper takes over
     preset="paper",
     num_layers=2,
     hidden_size=1500,
-    batch_size=20,
-    seq_len=35,
-    dropout=0.65,
+    batch_size=20,  # Zaremba et al., and the authors' script
+    seq_len=35,  # likewise
+    dropout=0.65,  # Zaremba et al.
     initialization="uniform",
     init_width=0.08,
-    forget_bias=0.0,
+    forget_bias=0.0,  # Zaremba et al.
     algorithm="sgd",
     learning_rate=1.0,
     lr_decay=1.15,
     decrease_lr_after_epoch=14,
     clipping=10.0,
-    epochs=55,
-)  # dropout, epochs and no forget bias are those of Zaremba et al. (2014), whose model the paper takes over
+    clip_what="gradient",
+    epochs=55,  # Zaremba et al.
+)
 PRESETS = {
     "paper": PAPER,
     "quick": replace(
@@ -72,111 +77,130 @@ PRESETS = {
         eval_symbols=10_000,
     ),
 }
-REFERENCE = {  # perplexity, Table 1 (ICLR 2017); shown beside runs on whole PTB
+REFERENCE = {  # perplexity, Table 1 (ICLR 2017)
     "Unregularized LSTM": {"valid": 120.7, "test": 114.5},
     "Non-recurrent dropout": {"valid": 82.2, "test": 78.4},
     "Zoneout": {"valid": 81.4, "test": 77.4},
 }
 
 
-class WordModel(Module):
-    """Words (T, B) to scores of the next word (T, V, B): embedding, recurrent layers, dropout between all of them."""
+# ---- the model
+
+
+class WordModel(LanguageModel):
+    """Words (T, B) to scores of the next word (T, V, B): an embedding, and recurrent layers on it."""
 
     def __init__(self, vocabulary_size: int, settings: WordSettings, rng: Generator):
-        self.settings, H, start = settings, settings.hidden_size, initializer(settings)
-        self.embedding = Embedding(vocabulary_size, H, initializer=start, rng=rng)
+        H = settings.hidden_size
+        self.input_drop = settings.input_drop
+        self.embedding = Embedding(vocabulary_size, H, initializer=initializer(settings), rng=rng)
         self.rnn = recurrent_stack(settings, H, settings.steps, rng, learned_state=False)
-        self.output = Linear(H, vocabulary_size, initializer=start, rng=rng)
+        self.output = Linear(H, vocabulary_size, initializer=initializer(settings), rng=rng)
 
-    def __call__(
-        self, words: Any, state: list[State] | None = None, rng: Generator | None = None
-    ) -> tuple[Tensor, list[State]]:
-        """The scores, and all states (T, H, B) of every layer. ``rng`` given means training."""
-        x, p = self.embedding(words), self.settings.input_drop
-        x = x * input_factor(p, words, rng) if p else x
-        h, states = self.rnn.states(x, state, rng)
-        return self.output(h), states
+    def inputs(self, tokens: Array, rng: Generator | None) -> Tensor:
+        return input_dropout(self.embedding(tokens), self.input_drop, rng)
+
+
+# ---- minibatches
+
+
+class Rows(Sequence[Batch]):
+    """Minibatches of a text (N,) that is cut into B contiguous rows, which are read side by side.
+
+    Minibatch k is (k, words, next words), both (T, B) with ``steps`` time steps, and goes on where minibatch k - 1
+    ended. The last one may be shorter. Up to B words at the end of the text are left out. A short text has fewer rows
+    than ``batch_size``.
+    """
+
+    def __init__(self, text: np.ndarray, steps: int, batch_size: int):
+        B = max(1, min(batch_size, (len(text) - 1) // 2))
+        length = (len(text) - 1) // B
+        self.words = text[: B * length].reshape(B, length).T  # (length, B)
+        self.targets = text[1 : B * length + 1].reshape(B, length).T  # (length, B)
+        self.steps = steps
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.words) / self.steps)
+
+    def __getitem__(self, index: int) -> Batch:  # type: ignore[override]  # no slices
+        if not 0 <= index < len(self):
+            raise IndexError(f"minibatch {index} of {len(self)}")
+        part = slice(index * self.steps, (index + 1) * self.steps)
+        return index, np.ascontiguousarray(self.words[part]), np.ascontiguousarray(self.targets[part])
+
+
+# ---- the experiment
 
 
 class WordPTB(LanguageModelling):
-    """A recurrent network reads a text word by word; its state is carried from one minibatch to the next."""
+    """A recurrent network reads a text word by word. Its state is carried from one minibatch to the next."""
 
     task, metric, unit = "word-ptb", "ppl", "perplexity"
-    presets: dict[str, Any] = PRESETS
+    presets = PRESETS
     paper = REFERENCE
+    settings: WordSettings
+
+    def __init__(self, settings: WordSettings, say: Callable[[str], None] = print):
+        super().__init__(settings, say)
+        self.state: list[tuple[Array, ...]] = []  # of every layer, each (H, B), after the last minibatch
 
     def build(self, rng: Generator) -> WordModel:
-        self.state: list[tuple[Array, ...]] = []  # of every layer, at the end of the last minibatch
         return WordModel(self.data.vocabulary_size, self.settings, rng)
 
-    def batches(self, epoch: int) -> Sequence[Batch]:
+    def batches(self, epoch: int) -> Rows:
+        """The minibatches of an epoch, the same in every epoch."""
         return Rows(self.data.train, self.settings.steps, self.settings.batch_size)
 
     def loss(self, batch: Batch, rng: Generator) -> Measured:
-        """Cross-entropy in nats, summed over the time steps: Zaremba's learning rate of 1 is for this scale."""
+        """Cross-entropy in nats, summed over time and averaged over rows: the scale of Zaremba's learning rate 1."""
         number, words, targets = batch
-        state = None if number == 0 else [tuple(Tensor(s, requires_grad=False) for s in each) for each in self.state]
+        state = None if number == 0 else self.carried_state()
         scores, states = self.model(self.device.to_device(words), state, rng)
-        nats = softmax_cross_entropy(scores, self.device.to_device(targets))
-        self.state = [tuple(each.data[-1].copy() for each in layer) for layer in states]
-        return Measured(penalized(nats * len(words), states, self.settings), nats.data, targets.size)
+        self.state = [tuple(s.data[-1].copy() for s in layer) for layer in states]
+        cross_entropy = softmax_cross_entropy(scores, self.device.to_device(targets))
+        loss = add_norm_stabilizer(cross_entropy * len(words), states, self.settings)
+        return Measured(loss, cross_entropy.data, targets.size)
+
+    def carried_state(self) -> list[State]:
+        """The state after the last minibatch. No gradient passes through it: truncated back-propagation."""
+        return [tuple(Tensor(s, requires_grad=False) for s in layer) for layer in self.state]
 
     def score(self, mean: float) -> float:
         """Nats to perplexity."""
-        return math.exp(min(mean, 700.0))  # e^709 is the largest there is
+        return math.exp(min(mean, 700.0))  # exp(710) would overflow
 
     def validate(self) -> float:
-        """Validation perplexity as in training: ``batch_size`` pieces of the text side by side, the state carried."""
+        """Validation perplexity as in training: in ``batch_size`` rows, the state carried."""
         return self.ppl_by_rows(self.data.valid)
 
     def test(self) -> dict[str, float]:
-        """The text as one sequence, as the literature tests, and in pieces side by side, as `validate`."""
+        """Test perplexity of the text as one sequence, which is usual in the literature, and in rows, as `validate`."""
         return {
             "test_ppl": self.score_of_one_sequence(self.data.test),
             "test_ppl_rows": self.ppl_by_rows(self.data.test),
         }
 
     def ppl_by_rows(self, text: np.ndarray) -> float:
-        """Perplexity over a text in ``batch_size`` pieces side by side, each read from a zero state to its end."""
+        """Perplexity over a text in ``batch_size`` rows, each read from a zero state to its end."""
 
-        def parts() -> Iterator[tuple[Tensor, np.ndarray]]:
+        def minibatches() -> Iterator[tuple[Tensor, np.ndarray]]:
             state = None
             for _, words, targets in Rows(text, self.settings.steps, self.settings.batch_size):
                 scores, state = self.scores(words, state)
                 yield scores, targets
 
-        return self.score_of(parts())
+        return self.score_of(minibatches())
 
     def carried(self) -> dict[str, Array]:
-        return {f"{layer}.{k}": to_host(s) for layer, each in enumerate(self.state) for k, s in enumerate(each)}
+        """The state of layer k as "k.0" (h) and "k.1" (c), each (H, B)."""
+        arrays = {}
+        for layer, states in enumerate(self.state):
+            for k, s in enumerate(states):
+                arrays[f"{layer}.{k}"] = to_host(s)
+        return arrays
 
     def recall(self, arrays: dict[str, np.ndarray]) -> None:
-        layers = range(1 + max((int(name.split(".")[0]) for name in arrays), default=-1))
-        self.state = [
-            tuple(self.device.to_device(arrays[name]) for name in sorted(arrays) if name.startswith(f"{layer}."))
-            for layer in layers
-        ]
-
-
-class Rows(Sequence[Batch]):
-    """A text (N,) in B contiguous pieces side by side, cut into minibatches of ``steps`` time steps, in reading order.
-
-    Minibatch k is (k, words, next words), each (T, B); the last one may be shorter. Fewer than B words at the end of
-    the text are left out, and where the text is too short for B pieces there are fewer of them.
-    """
-
-    def __init__(self, text: np.ndarray, steps: int, batch_size: int):
-        B = max(1, min(batch_size, (len(text) - 1) // 2))
-        length = (len(text) - 1) // B  # of a piece, not counting the word that follows it
-        self.words = text[: B * length].reshape(B, length).T  # (length, B)
-        self.targets = text[1 : B * length + 1].reshape(B, length).T
-        self.steps = steps
-
-    def __len__(self) -> int:
-        return -(-len(self.words) // self.steps)
-
-    def __getitem__(self, index: Any) -> Any:
-        if not 0 <= index < len(self):
-            raise IndexError(f"minibatch {index} of {len(self)}")
-        part = slice(index * self.steps, (index + 1) * self.steps)
-        return index, np.ascontiguousarray(self.words[part]), np.ascontiguousarray(self.targets[part])
+        self.state = []
+        for layer in range(self.settings.num_layers if arrays else 0):
+            names = [name for name in sorted(arrays) if name.startswith(f"{layer}.")]
+            self.state.append(tuple(self.device.to_device(arrays[name]) for name in names))

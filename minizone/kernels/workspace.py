@@ -1,37 +1,39 @@
-"""Where a loop over time has its arrays."""
+"""The arrays of a loop over time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from types import ModuleType
 from typing import Any
 
 from minizone.backend import Array
 
 
 class Workspace:
-    """Arrays that are made anew for every sequence: on a CPU, where memory is cheap and a loop is just run.
+    """Arrays that are allocated anew for every sequence: on a CPU, where memory is cheap and a loop is simply run.
 
-    On a GPU `cuda.ReplayedWorkspace` takes its place, which keeps them, so that the loop can be played back.
+    On a GPU `minizone.kernels.gpu.cuda.ReplayedWorkspace` takes its place. It keeps the arrays at their addresses, so
+    that a loop can be recorded once and replayed.
     """
 
-    def __init__(self, xp: Any):
+    def __init__(self, xp: ModuleType):
         self.xp = xp
 
-    def room(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """An array for the loop, with anything in it."""
+    def empty(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An array that the loop writes; its values are undefined."""
         return self.xp.empty(shape, dtype)
 
-    def hold(self, name: str, array: Any, dtype: Any = None) -> Any:
-        """What the loop reads: an array of the caller's, as numbers of ``dtype``, or a number, or None."""
-        return array.astype(dtype, copy=False) if dtype is not None and hasattr(array, "astype") else array
+    def load(self, name: str, value: Any, dtype: Any = None) -> Any:
+        """A value that the loop reads: an array (as ``dtype``, if that is given), a number, or None."""
+        return value.astype(dtype, copy=False) if dtype is not None and hasattr(value, "astype") else value
 
-    def outlet(self, array: Array) -> Array:
-        """An array of the loop's that the caller may keep."""
+    def output(self, array: Array) -> Array:
+        """An array of the loop as the caller may keep it."""
         return array
 
-    def loop(self, name: Hashable, body: Callable[[], None]) -> None:
-        """Run the loop, which reads and writes arrays of the workspace alone."""
-        body()
+    def run(self, name: Hashable, loop: Callable[[], None]) -> None:
+        """Run the loop. It may read and write arrays of the workspace only."""
+        loop()
 
-    def give_back(self) -> None:
-        """The arrays are not needed any more."""
+    def release(self) -> None:
+        """Say that the arrays are not needed any more."""

@@ -1,7 +1,8 @@
 """Layers: the functions of this package with parameters of their own."""
 
+from minizone.layers.basic import Dropout, Embedding, Linear
 from minizone.layers.module import Buffer, Module, Parameter
-from minizone.layers.recurrent import BNLSTM, GRU, LSTM, RNN, Dropout, Embedding, Linear, RecurrentLayer, Stack, State
+from minizone.layers.recurrent import BNLSTM, GRU, LSTM, RNN, RecurrentLayer, Stack, State
 
 __all__ = [
     "BNLSTM",

@@ -1,4 +1,4 @@
-"""Layers: the functions of this package with parameters of their own."""
+"""The recurrent layers, and stacks of them."""
 
 from __future__ import annotations
 
@@ -6,85 +6,21 @@ from typing import Any
 
 import numpy as np
 
-from minizone.autograd.tensor import Function, Tensor
+from minizone.autograd.tensor import Tensor
 from minizone.backend import Array, Generator, array_module
-from minizone.kernels import kernels_for
-from minizone.kernels.stacks import columns
 from minizone.layers import init
+from minizone.layers.basic import Dropout
 from minizone.layers.module import Buffer, Module, Parameter
 from minizone.layers.regularizers import dropout_mask, input_mask
-from minizone.recurrent.bn_lstm import Statistics, bn_lstm
-from minizone.recurrent.lstm import gru, lstm, rnn
+from minizone.recurrent.bn_lstm import bn_lstm
+from minizone.recurrent.gru import gru
+from minizone.recurrent.lstm import lstm
+from minizone.recurrent.rnn import rnn
+from minizone.recurrent.sequence import StateGradients
+from minizone.recurrent.statistics import Statistics
 from minizone.zoneout import Zoneout, check_probability
 
 State = tuple[Tensor, ...]  # (h, c) of an LSTM, (h,) of the others; each (H, B), or (T, H, B) for all time steps
-
-
-class Linear(Module):
-    """``y[t] = W @ x[t] + b`` for x (T, D, B) or (D, B): class scores (T, V, B) from states (T, H, B).
-
-    Parameters W (V, D) and b (V,).
-    """
-
-    def __init__(
-        self, input_size: int, output_size: int, *,
-        initializer: init.Initializer = init.orthogonal_blocks, rng: Generator, dtype: Any = np.float32,
-    ):  # fmt: skip
-        self.W = Parameter(initializer(rng, (output_size, input_size), dtype))
-        self.b = Parameter(np.zeros(output_size, dtype))
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.W @ x + self.b.reshape(-1, 1)
-
-
-class Embed(Function):
-    """Columns of W (D, V) for tokens (T, B): x (T, D, B)."""
-
-    def forward(self, W: Array, tokens: Array) -> Array:
-        self.tokens, self.V, self.kernels = tokens, W.shape[1], kernels_for(W)
-        self.kernels.check_tokens(tokens, self.V)
-        return self.kernels.take_columns(W, tokens)
-
-    def backward(self, gx: Array) -> tuple[Array, None]:
-        dW = array_module(gx).zeros((gx.shape[1], self.V), gx.dtype)
-        self.kernels.add_up_tokens(columns(gx), self.tokens, dW)
-        return dW, None
-
-
-class Embedding(Module):
-    """Tokens (T, B) to columns of numbers (T, D, B): ``x[t] = W[:, tokens[t]]``, W (D, V).
-
-    Raises IndexError for a token that is not in [0, V).
-    """
-
-    def __init__(
-        self,
-        vocabulary_size: int,
-        size: int,
-        *,
-        initializer: init.Initializer = init.glorot,
-        rng: Generator,
-        dtype: Any = np.float32,
-    ):
-        self.W = Parameter(initializer(rng, (size, vocabulary_size), dtype))
-
-    def __call__(self, tokens: Any) -> Tensor:
-        return Embed()(self.W, tokens)
-
-
-class Dropout(Module):
-    """``x * mask`` in training, for x (T, H, B), with masks of `dropout_mask`; x itself in evaluation (rng None).
-
-    ``variational``: one mask for all time steps (Gal and Ghahramani, 2016), instead of a fresh one for each.
-    """
-
-    def __init__(self, p: float, *, variational: bool = False):
-        check_probability("variational" if variational else "dropout", p)
-        self.p, self.variational = p, variational
-
-    def __call__(self, x: Tensor, rng: Generator | None = None) -> Tensor:
-        mask = dropout_mask(self.p, (1, *x.shape[1:]) if self.variational else x.shape, rng, x.dtype)
-        return x if mask is None else x * array_module(x.data).asarray(mask)
 
 
 class RecurrentLayer(Module):
@@ -143,7 +79,9 @@ class RecurrentLayer(Module):
             setattr(self, name, Parameter(np.zeros(H, dtype)))
         self._static_seed = int(rng.integers(2**63)) if zoneout.static_steps else None
 
-    def __call__(self, x: Any, state: State | None = None, rng: Generator | None = None) -> tuple[Tensor, State]:
+    def __call__(
+        self, x: Tensor | Array, state: State | None = None, rng: Generator | None = None
+    ) -> tuple[Tensor, State]:
         """``(h, state)`` for x (T, D, B) or tokens (T, B): all h (T, H, B) and the last states, each (H, B).
 
         ``state``, (h, c) of an LSTM or (h,), each (H, B), is where the sequence starts; None: the initial one. ``rng``
@@ -152,7 +90,13 @@ class RecurrentLayer(Module):
         states = self.states(x, state, rng)
         return states[0], last_states(self, states, state)
 
-    def states(self, x: Any, state: State | None = None, rng: Generator | None = None, record: Any = None) -> State:
+    def states(
+        self,
+        x: Tensor | Array,
+        state: State | None = None,
+        rng: Generator | None = None,
+        record: StateGradients | None = None,
+    ) -> State:
         """As a call, but all states of the sequence, each (T, H, B); ``record`` as in `minizone.lstm`."""
         raise NotImplementedError
 
@@ -209,11 +153,16 @@ class LSTM(RecurrentLayer):
         self.output_gate = output_gate
         self.b.data[hidden_size : 2 * hidden_size] = forget_bias
 
-    def states(self, x: Any, state: State | None = None, rng: Generator | None = None, record: Any = None) -> State:
+    def states(
+        self,
+        x: Tensor | Array,
+        state: State | None = None,
+        rng: Generator | None = None,
+        record: StateGradients | None = None,
+    ) -> State:
         masks = self.masks(x.shape[0], x.shape[-1], rng)
         h, c = state or self.initial_state(x.shape[-1])
-        gate = self.output_gate
-        return lstm(x, h, c, self.W_x, self.W_h, self.b, output_gate=gate, record=record, **masks)
+        return lstm(x, h, c, self.W_x, self.W_h, self.b, output_gate=self.output_gate, record=record, **masks)
 
 
 class BNLSTM(LSTM):
@@ -251,12 +200,22 @@ class BNLSTM(LSTM):
         if self.output_gate != "plain":
             raise ValueError(f"BNLSTM has no zoneout of the output gate, got output_gate={self.output_gate!r}")
         H, dtype = hidden_size, self.b.dtype
-        self.gamma_x, self.gamma_h = (Parameter(np.full(4 * H, gamma, dtype)) for _ in "xh")
-        self.gamma_c, self.beta_c = Parameter(np.full(H, gamma, dtype)), Parameter(np.full(H, beta, dtype))
-        self.statistics, self.epsilon = Statistics(steps, H, alpha=alpha, dtype=dtype), epsilon
-        self.mean, self.variance = Buffer(self.statistics.mean), Buffer(self.statistics.variance)
+        self.gamma_x = Parameter(np.full(4 * H, gamma, dtype))
+        self.gamma_h = Parameter(np.full(4 * H, gamma, dtype))
+        self.gamma_c = Parameter(np.full(H, gamma, dtype))
+        self.beta_c = Parameter(np.full(H, beta, dtype))
+        self.epsilon = epsilon
+        self.statistics = Statistics(steps, H, alpha=alpha, dtype=dtype)
+        self.mean = Buffer(self.statistics.mean)
+        self.variance = Buffer(self.statistics.variance)
 
-    def states(self, x: Any, state: State | None = None, rng: Generator | None = None, record: Any = None) -> State:
+    def states(
+        self,
+        x: Tensor | Array,
+        state: State | None = None,
+        rng: Generator | None = None,
+        record: StateGradients | None = None,
+    ) -> State:
         masks = self.masks(x.shape[0], x.shape[-1], rng)
         h, c = state or self.initial_state(x.shape[-1])
         self.statistics.mean, self.statistics.variance = self.mean.data, self.variance.data  # they may have moved
@@ -279,7 +238,13 @@ class GRU(RecurrentLayer):
 
     gates, candidate, state_names = 3, 2, ("h0",)
 
-    def states(self, x: Any, state: State | None = None, rng: Generator | None = None, record: Any = None) -> State:
+    def states(
+        self,
+        x: Tensor | Array,
+        state: State | None = None,
+        rng: Generator | None = None,
+        record: StateGradients | None = None,
+    ) -> State:
         masks = self.masks(x.shape[0], x.shape[-1], rng)
         (h,) = state or self.initial_state(x.shape[-1])
         return (gru(x, h, self.W_x, self.W_h, self.b, record=record, **masks),)
@@ -299,7 +264,13 @@ class RNN(RecurrentLayer):
             raise ValueError(f"RNN has no input gate to drop, got drop_inputs={self.drop_inputs}")
         self.activation = activation
 
-    def states(self, x: Any, state: State | None = None, rng: Generator | None = None, record: Any = None) -> State:
+    def states(
+        self,
+        x: Tensor | Array,
+        state: State | None = None,
+        rng: Generator | None = None,
+        record: StateGradients | None = None,
+    ) -> State:
         masks = self.masks(x.shape[0], x.shape[-1], rng)
         (h,) = state or self.initial_state(x.shape[-1])
         return (rnn(x, h, self.W_x, self.W_h, self.b, activation=self.activation, record=record, **masks),)
@@ -323,7 +294,7 @@ class Stack(Module):
         self.dropouts = [Dropout(dropout), Dropout(variational, variational=True)]
 
     def __call__(
-        self, x: Any, state: list[State] | None = None, rng: Generator | None = None
+        self, x: Tensor | Array, state: list[State] | None = None, rng: Generator | None = None
     ) -> tuple[Tensor, list[State]]:
         """``(h, states)``: what the last layer emits (T, H, B), and the last states of every layer."""
         h, states = self.states(x, state, rng)
@@ -331,7 +302,11 @@ class Stack(Module):
         return h, [last_states(*each) for each in zip(self.layers, states, before, strict=True)]
 
     def states(
-        self, x: Any, state: list[State] | None = None, rng: Generator | None = None, record: Any = None
+        self,
+        x: Tensor | Array,
+        state: list[State] | None = None,
+        rng: Generator | None = None,
+        record: StateGradients | None = None,
     ) -> tuple[Tensor, list[State]]:
         """As a call, but all states (T, H, B) of every layer; ``record``, of the last one, as in `minizone.lstm`."""
         states: list[State] = []
@@ -341,7 +316,7 @@ class Stack(Module):
             x = states[-1][0]
         return self._drop(x, rng), states
 
-    def _drop(self, x: Any, rng: Generator | None) -> Any:
+    def _drop(self, x: Tensor | Array, rng: Generator | None) -> Any:
         """Dropout of what is computed; raw inputs, arrays or tokens, stay as they are."""
         for dropout in self.dropouts if isinstance(x, Tensor) else []:
             x = dropout(x, rng)

@@ -1,143 +1,37 @@
-"""The batch-normalized LSTM over a whole sequence, with zoneout, and its population statistics.
+"""The batch-normalized LSTM with zoneout over a whole sequence: equations, one step forward, one step back.
 
-Cooijmans et al. (2017), Recurrent Batch Normalization. The examples of a minibatch meet in its means and variances, so
-the columns are not split over threads as in `minizone.recurrent.sequence`. The readable
-version is in `minizone.recurrent.cells`.
+Cooijmans et al. (2017), Recurrent Batch Normalization. Its population statistics are in
+`minizone/recurrent/statistics.py`, the arithmetic of a step in `minizone/kernels/cpu/bn_lstm.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from typing import Any
 
-import numpy as np
-
-from minizone import kernels
-from minizone.autograd.tensor import Function, Tensor
+from minizone.autograd.tensor import Tensor
 from minizone.backend import Array, array_module
-from minizone.kernels import kernels_for
-from minizone.kernels.cpu.threads import follower
-from minizone.kernels.gpu.cuda import workspace
-from minizone.kernels.stacks import parts_of
-from minizone.recurrent.inputs import check_shapes, columns_below, per_step
-from minizone.recurrent.sequence import StateGradients, signature, worth_following
-from minizone.zoneout import check_probability
-
-
-class Statistics:
-    """Population means and variances of all that a batch-normalized LSTM normalizes, for each time step.
-
-    What a call of `bn_lstm` does depends on what it is given as ``statistics``:
-
-        statistics=statistics            evaluation: normalize with the population statistics
-        statistics=statistics.collect    training: normalize with those of the minibatch, and let the population
-                                         statistics follow:  new = alpha * batch + (1 - alpha) * old
-        statistics=None                  normalize with those of the minibatch and collect nothing
-
-    and inside ``with statistics.reestimate():`` the first two use the minibatch alike, and at the end the population
-    statistics are the plain mean over all minibatches that were seen.
-
-    Parameters
-    ----------
-    steps : int
-        T_max: the number of time steps that have statistics of their own; later steps use those of the last one.
-    hidden_size : int
-        H.
-    alpha : float in [0, 1]
-        How fast they follow in training. Cooijmans' code has 0.01 for MNIST, 0.05 for text.
-
-    Attributes
-    ----------
-    mean, variance : (T_max, 9H)
-        Columns: those of W_x x_t (4H), of W_h h_{t-1} (4H), of c~ (H), see `parts`; 0 and 1 at first. They are only
-        ever written in place.
-    """
-
-    def __init__(self, steps: int, hidden_size: int, *, alpha: float = 0.01, dtype: Any = np.float32, xp: Any = np):
-        if steps < 1:
-            raise ValueError(f"statistics need at least 1 time step, got {steps}")
-        check_probability("alpha", alpha)
-        self.alpha = alpha
-        self.mean: Array = xp.zeros((steps, 9 * hidden_size), dtype)
-        self.variance: Array = xp.ones((steps, 9 * hidden_size), dtype)
-        self._sums: tuple[Array, ...] | None = None  # while re-estimating: of mean, of variance, of minibatches
-
-    def with_first_step(self, mean_h: Array) -> Statistics:
-        """A copy for sequences that start in a state which all examples share: its mean (4H,) of W_h h_0 is exact.
-
-        What the minibatches had there was of variance 0, so a mean of some updates ago would be off by many standard
-        deviations, each the square root of epsilon, and the first step would be noise.
-        """
-        xp, (steps, rows) = array_module(self.mean), self.mean.shape
-        known = Statistics(max(steps, 2), rows // 9, alpha=self.alpha, dtype=self.mean.dtype, xp=xp)
-        known.mean[...], known.variance[...] = self.first(len(known.mean))
-        known.mean[0, parts(rows // 9)[1]] = mean_h
-        known.variance[0, parts(rows // 9)[1]] = 1  # of nothing
-        return known
-
-    @property
-    def reestimating(self) -> bool:
-        """Whether we are inside ``with statistics.reestimate():``."""
-        return self._sums is not None
-
-    def first(self, T: int) -> tuple[Array, Array]:
-        """Mean and variance of the first T steps, each (T, 9H), copied."""
-        xp = array_module(self.mean)
-        steps = xp.minimum(xp.arange(T), len(self.mean) - 1)
-        return self.mean[steps], self.variance[steps]
-
-    def collect(self, mean: Array, variance: Array) -> None:
-        """Take in the statistics of a minibatch, each (T, 9H); those of steps beyond T_max are left out."""
-        if mean.shape[1:] != self.mean.shape[1:]:
-            raise ValueError(f"statistics of {self.mean.shape[1]} rows (9H) cannot take in {mean.shape[1]} rows")
-        n = min(len(mean), len(self.mean))
-        batch = mean[:n].real, variance[:n].real  # a complex step is not for them
-        if self._sums is not None:
-            for total, new in zip(self._sums, (*batch, 1), strict=True):
-                total[:n] += new
-            return
-        for population, new in zip((self.mean, self.variance), batch, strict=True):
-            population[:n] += self.alpha * (new - population[:n])
-
-    @contextmanager
-    def reestimate(self) -> Iterator[None]:
-        """Inside, minibatches are summed up; at the end the statistics are their plain mean, step by step.
-
-        A step that no minibatch reached keeps what it had, and so do all of them when an exception ends the block.
-        """
-        xp, shape, before = array_module(self.mean), self.mean.shape, self._sums
-        *totals, count = self._sums = xp.zeros(shape), xp.zeros(shape), xp.zeros((len(self.mean), 1))
-        try:
-            yield
-            for population, total in zip((self.mean, self.variance), totals, strict=True):
-                population[...] = xp.where(count > 0, total / xp.maximum(count, 1), population)
-        finally:
-            self._sums = before
-
-
-def parts(H: int) -> tuple[slice, slice, slice]:
-    """Which of the 9H rows that are normalized belong to W_x x_t, to W_h h_{t-1} and to c~."""
-    return slice(0, 4 * H), slice(4 * H, 8 * H), slice(8 * H, 9 * H)
+from minizone.kernels.stacks import columns
+from minizone.kernels.step import Gradients, Mask, Masks, Normalization
+from minizone.recurrent.sequence import Recurrence, StateGradients
+from minizone.recurrent.statistics import Statistics, parts
 
 
 def bn_lstm(
-    x: Any,
-    h0: Any,
-    c0: Any,
-    W_x: Any,
-    W_h: Any,
-    b: Any,
-    gamma_x: Any,
-    gamma_h: Any,
-    gamma_c: Any,
-    beta_c: Any,
+    x: Tensor | Array,
+    h0: Tensor | Array,
+    c0: Tensor | Array,
+    W_x: Tensor | Array,
+    W_h: Tensor | Array,
+    b: Tensor | Array,
+    gamma_x: Tensor | Array,
+    gamma_h: Tensor | Array,
+    gamma_c: Tensor | Array,
+    beta_c: Tensor | Array,
     *,
-    keep_h: Any = None,
-    keep_c: Any = None,
-    input_mask: Any = None,
-    hidden_mask: Any = None,
+    keep_h: Mask = None,
+    keep_c: Mask = None,
+    input_mask: Mask = None,
+    hidden_mask: Mask = None,
     statistics: Statistics | Callable[[Array, Array], None] | None = None,
     epsilon: float = 1e-5,
     record: StateGradients | None = None,
@@ -187,155 +81,155 @@ def bn_lstm(
         given = statistics.first(x.shape[0])
     else:
         collect = statistics.collect if isinstance(statistics, Statistics) else statistics
-    masks = keep_h, keep_c, input_mask, hidden_mask
+    masks = Masks(keep_h, keep_c, input_mask, hidden_mask)
     function = BNLSTMSequence(masks, given, collect, epsilon, record)
     return function(x, h0, c0, W_x, W_h, b, gamma_x, gamma_h, gamma_c, beta_c)
 
 
-class BNLSTMSequence(Function):
+class BNLSTMSequence(Recurrence):
     """`bn_lstm` as a node of the graph; inputs x, h0, c0, W_x, W_h, b, the three gammas and beta_c, outputs h and c.
 
-    ``given``: mean and variance of every step, each (T, 9H); None: those of the minibatch, which ``collect`` gets.
+    Parameters
+    ----------
+    masks, record
+        As in `Recurrence`.
+    given : (mean, variance), each (T, 9H), optional
+        Statistics of every step to normalize with. None: those of the minibatch.
+    collect : function of mean and variance, optional
+        Called once with the statistics of the minibatch.
+    epsilon : float
+        Added to the variances.
     """
 
-    kept: Any = None  # between forward and backward: the arrays of every step that the backward pass needs
+    gates, n_states, scratch_blocks = 4, 2, 8
 
     def __init__(
         self,
-        masks: tuple[Any, ...],
+        masks: Masks,
         given: tuple[Array, Array] | None,
         collect: Callable[[Array, Array], None] | None,
         epsilon: float,
         record: StateGradients | None,
     ):
-        self.masks = tuple(mask.data if isinstance(mask, Tensor) else mask for mask in masks)
-        self.given, self.collect, self.epsilon, self.record = given, collect, epsilon, record
+        super().__init__(masks, record)
+        self.given, self.collect, self.epsilon = given, collect, epsilon
 
-    def forward(self, x: Array, *arguments: Array) -> tuple[Array, Array]:
-        h0, c0, W_x, W_h, b, gamma_x, gamma_h, gamma_c, beta_c = arguments
-        check_shapes(4, x, (h0, c0), W_x, W_h, b)
-        self.kernels, xp, T, B, H = kernels_for(W_h), array_module(W_h), x.shape[0], x.shape[-1], W_h.shape[1]
-        check_normalization(H, gamma_x, gamma_h, gamma_c, beta_c, self.given)
-        if B == 0 < T and self.given is None:
-            raise ValueError("a minibatch of no examples has no statistics")
-        dtype = xp.result_type(*(v for v in (x, *arguments) if v.dtype.kind in "fc"))
-        key = T, B, H, str(dtype), self.given is None, self.epsilon, *map(signature, self.masks)
-        on_cpu = self.kernels is kernels.cpu
-        place = workspace(xp, None if on_cpu or self.record else (type(self), *key))
-        self.steps = list(
-            zip(
-                *(per_step(place.hold(f"mask {n}", m, dtype), (T, H, B)) for n, m in enumerate(self.masks)), strict=True
-            )
-        )
-        # On a CPU, without a backward pass, each step takes the place of the last one.
-        room = min(T, 1) if on_cpu and not any(self.needs) else T
-        s_hat, a = place.room("s_hat", (room, 8 * H, B), dtype), place.room("a", (room, 4 * H, B), dtype)
-        c_hat, tanh_c = (place.room(name, (room, H, B), dtype) for name in ("c_hat", "tanh_c"))
-        h, c = (place.room(name, (T + 1, H, B), dtype) for name in "hc")
-        h[0], c[0] = h0, c0
-        mean, variance, inverse = statistics = place.room("statistics", (3, T, 9 * H), dtype)
-        if self.given is not None:
-            mean[...], variance[...] = self.given
-        vectors = [
-            place.hold(f"vector {n}", vector, dtype)
-            for n, vector in enumerate((xp.concatenate((gamma_x, gamma_h)), b, gamma_c, beta_c))
-        ]
-        W, ones = place.hold("W", W_h, dtype)[None, None], place.hold("ones", xp.ones(B, dtype))
-        scratch = place.room("scratch", (8 * H, B), dtype)
-        product, step = self.kernels.product, self.kernels.bn_lstm_forward
-        if x.dtype.kind in "iu":
-            self.kernels.check_tokens(x, W_x.shape[1])
-        project = self.kernels.projector(x, W_x, s_hat[:, : 4 * H])
-
-        def steps() -> None:
-            for t, (keep_h, keep_c, input_mask, hidden_mask) in enumerate(self.steps):
-                k = t % room
-                project(t)
-                seen = h[t] if hidden_mask is None else xp.multiply(h[t], hidden_mask, out=scratch[:H])
-                product(W, seen, s_hat[k, 4 * H :], scratch)
-                step(
-                    s_hat[k], *vectors, tuple(statistics[:, t]), self.epsilon, self.given is not None, h[t], c[t],
-                    keep_h, keep_c, input_mask, a[k], h[t + 1], c[t + 1], c_hat[k], tanh_c[k], ones, scratch,
-                )  # fmt: skip
-
-        place.loop("forward", steps)
+    def forward(self, x: Array, *arguments: Array) -> tuple[Array, ...]:
+        outputs = super().forward(x, *arguments)
         if self.collect:
-            self.collect(mean, variance)
-            self.collect = None  # once: a second backward pass comes here again
-        self.arrays, self.place = (x, *arguments), place
-        self.kept = (a, s_hat, c_hat, tanh_c, h, c, inverse, ones, scratch) if any(self.needs) else None
-        found = place.outlet(h[1:]), place.outlet(c[1:])
-        if self.kept is None:
-            place.give_back()
-        return found
+            self.collect(self.mean, self.variance)
+            self.collect = None  # once: a second backward pass calls forward again
+        return outputs
 
-    def backward(self, *d_out: Array | None) -> tuple[Array | None, ...]:
-        if self.kept is None:  # a second backward pass: the first one has overwritten what was kept
-            self.forward(*self.arrays)
-        a, s_hat, c_hat, tanh_c, h, c, inverse, ones, scratch = self.kept
-        x, _, _, W_x, W_h, _, *gammas, _ = self.arrays
-        xp, (T, H, B), dtype, place = array_module(a), c_hat.shape, a.dtype, self.place
-        scale = place.hold("scale", xp.concatenate(gammas) * inverse, dtype)  # (T, 9H)
-        d_gamma, d_beta = place.room("d_gamma", (T, 9 * H), dtype), place.room("d_beta", (T, 5 * H), dtype)  # b, beta_c
-        W = place.hold("W back", xp.ascontiguousarray(W_h.T), dtype)[None, None]
-        outs = [place.hold(f"d out {k}", g) for k, g in enumerate(d_out)]
-        d, d_old = ([place.room(f"d {k}{m}", (H, B), dtype) for k in range(2)] for m in "no")
-        for d_state, out in zip(d, outs, strict=True):
-            d_state[...] = 0 if out is None or T == 0 else out[-1]
-        room = place.room("room", (H, B), dtype)
-        if self.record:
-            self.record.states, self.record.candidates = ([xp.empty((T, H, B), dtype) for _ in "hc"] for _ in "sc")
-        add_product, step = self.kernels.add_product, self.kernels.bn_lstm_backward
+    def allocate(self, T: int, H: int, B: int) -> None:
+        self.s_hat = self.new("s_hat", T, 8 * H, B)  # W_x x_t above W_h h_{t-1}; normalized by the step
+        self.c_hat = self.new("c_hat", T, H, B)  # the normalized c~
+        self.tanh_c = self.new("tanh_c", T, H, B)  # tanh(BN(c~))
+        self.mean = self.new("mean", T, 9 * H)
+        self.variance = self.new("variance", T, 9 * H)
+        self.inverse = self.new("inverse", T, 9 * H)  # 1 / sqrt(variance + epsilon)
 
-        def steps_back(part: slice) -> None:
-            for t in reversed(range(part.start, part.stop)):
-                now, old = (d, d_old) if (T - t) % 2 else (d_old, d)
-                *masks, hidden_mask = self.steps[t]
-                if self.record:
-                    self.record.states[0][t], self.record.states[1][t] = now
-                more = [None if g is None or t == 0 else g[t - 1] for g in outs]
-                step(
-                    a[t], s_hat[t], c_hat[t], tanh_c[t], scale[t], self.given is not None, c[t], *masks,
-                    *now, *more, *old, d_gamma[t], d_beta[t], room, ones, scratch,
-                )  # fmt: skip
-                if self.record:
-                    self.record.candidates[0][t], self.record.candidates[1][t] = now
-                add_product(W, s_hat[t, 4 * H :], old[0], hidden_mask, now[0], scratch)
+    def is_joined(self, D: int, H: int) -> bool:
+        """No: W_x x and W_h h are normalized separately."""
+        return False
 
-        dx = xp.empty((T, W_x.shape[1], B), dtype) if self.needs[0] else None
-        dW_x, dW_h = xp.zeros(W_x.shape, dtype), xp.zeros(W_h.shape, dtype)
-        with follower(worth_following(W_h, T, B)) as later:
-            for part in reversed(parts_of(T, B, self.kernels.PART)):
-                place.loop(("back", *(g is None for g in outs)), partial(steps_back, part))
-                later(self._add_products, part, x[part], s_hat[part], h[part], dx, dW_x, dW_h)
-        self.kept = None
-        d_gamma_x, d_gamma_h, d_gamma_c = (d_gamma[:, rows].sum(axis=0) for rows in parts(H))
-        db, d_beta_c = d_beta[:, : 4 * H].sum(axis=0), d_beta[:, 4 * H :].sum(axis=0)
-        dh, dc = map(place.outlet, d_old if T % 2 else d)
-        place.give_back()
-        return dx, dh, dc, dW_x, dW_h, db, d_gamma_x, d_gamma_h, d_gamma_c, d_beta_c
+    def load_weights(self, x: Array, W_x: Array, W_h: Array, b: Array) -> None:
+        gamma_x, gamma_h, gamma_c, beta_c = self.arrays[6:]
+        xp, H, B = array_module(W_h), W_h.shape[1], x.shape[-1]
+        check_normalization(H, gamma_x, gamma_h, gamma_c, beta_c, self.given)
+        if self.given is not None:
+            self.mean[...], self.variance[...] = self.given
+        elif B == 0 < len(x):
+            raise ValueError("a minibatch of no examples has no statistics")
+        self.W_h = self.workspace.load("W_h", W_h, self.dtype)
+        self.kernels.project(x, W_x.astype(self.dtype, copy=False), None, self.s_hat[:, : 4 * H])
+        load = self.workspace.load
+        gamma = load("gamma", xp.concatenate((gamma_x, gamma_h)), self.dtype)  # (8H,)
+        b, gamma_c = load("b", b, self.dtype), load("gamma_c", gamma_c, self.dtype)
+        beta_c, ones = load("beta_c", beta_c, self.dtype), load("ones", xp.ones(B, self.dtype))
+        self.normalizations = [
+            Normalization(gamma, b, gamma_c, beta_c, *statistics, ones, self.epsilon, self.given is not None)
+            for statistics in zip(self.mean, self.variance, self.inverse, strict=True)
+        ]
 
-    def _add_products(
-        self, part: slice, x: Array, ds: Array, h: Array, dx: Array | None, dW_x: Array, dW_h: Array
-    ) -> None:
-        """Add what some time steps give to dLoss/d(x, W_x, W_h), from ``ds`` (n, 8H, B) of W_x x_t and W_h h_{t-1}."""
-        (n, H, B), D, W_x = h.shape, dW_x.shape[1], self.arrays[3]
-        below = columns_below(x, D, H, ds.dtype)  # (H + 1 + D, n, B)
-        below[:H] = h.transpose(1, 0, 2)
-        for k, (*_, hidden_mask) in enumerate(self.steps[part]):
-            if hidden_mask is not None:
-                seen = below[:H, k]
-                seen *= hidden_mask
-        of_x, of_h = (
-            ds[:, rows].transpose(1, 0, 2).reshape(4 * H, n * B) for rows in (slice(4 * H), slice(4 * H, None))
-        )
-        dW_h += of_h @ below[:H].reshape(H, n * B).T
-        if len(below) > H + 1:
-            dW_x += of_x @ below[H + 1 :].reshape(D, n * B).T
-        else:
-            self.kernels.add_up_tokens(of_x, x, dW_x)
-        if dx is not None:
-            dx[part] = (W_x.T @ of_x).reshape(D, n, B).transpose(1, 0, 2)
+    def step(self, t: int) -> None:
+        """One step forward, for the states h_{t-1} = ``h[t]`` and c_{t-1} = ``c[t]``, each (H, B):
+
+        a       = BN(W_x x_t; gamma_x, 0) + BN(W_h h_{t-1}; gamma_h, 0) + b                     (4H, B)
+        i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)            g   = tanh(a_g)           (H, B) each
+        c~      = f * c_{t-1} + input_mask * i * g                    h~  = o * tanh(BN(c~; gamma_c, beta_c))
+        c_t     = keep_c * c_{t-1} + (1 - keep_c) * c~                h_t = keep_h * h_{t-1} + (1 - keep_h) * h~
+        """
+        assert self.a is not None
+        h, c = self.states
+        sums = self.s_hat[t]  # (8H, B)
+        self.kernels.product(self.W_h, self.h_of_product(t), sums[len(sums) // 2 :])
+        self.kernels.bn_lstm_forward(
+            self.normalizations[t], sums, h[t], c[t], self.step_masks[t],
+            self.a[t], h[t + 1], c[t + 1], self.c_hat[t], self.tanh_c[t], self.scratch,
+        )  # fmt: skip
+
+    def step_back(self, t: int, d: Gradients) -> None:
+        """One step back, from dh = dLoss/dh_t and dc = dLoss/dc_t. As in the LSTM, with two normalizations between.
+
+        Where ``y = gamma * s_hat + beta`` and ``s_hat = (s - mean) / sqrt(variance + epsilon)``, means over examples:
+
+        ds  = gamma / sqrt(variance + epsilon) * (dy - mean(dy) - s_hat * mean(dy * s_hat))       BN^T(dy) below
+        ds  = gamma / sqrt(variance + epsilon) * dy                   for given statistics
+
+        dh~ = (1 - keep_h) * dh                                       dh_{t-1}  = keep_h * dh
+        do  = dh~ * tanh(BN(c~))
+        dc~ = (1 - keep_c) * dc + BN^T(dh~ * o * (1 - tanh(BN(c~))^2))
+                                                                      dc_{t-1}  = keep_c * dc + f * dc~
+        di, df, dg, da                                                as in the LSTM
+        d(W_x x_t) = BN^T(da)    d(W_h h_{t-1}) = BN^T(da)            dh_{t-1} += W_h^T d(W_h h_{t-1})
+        """
+        assert self.a is not None
+        ds, mask = self.s_hat[t], self.step_masks[t].hidden_mask
+        self.kernels.bn_lstm_backward(
+            self.normalizations[t], self.a[t], ds, self.c_hat[t], self.tanh_c[t], self.states[1][t],
+            self.step_masks[t], d, self.d_gamma[t], self.d_beta[t], self.d_normalized, self.scratch,
+        )  # fmt: skip
+        self.kernels.add_product(self.W_h_T, ds[len(ds) // 2 :], d.h_before, mask, d.h)
+
+    def allocate_gradients(self, T: int, H: int, B: int) -> None:
+        super().allocate_gradients(T, H, B)
+        self.d_gamma = self.new("d gamma", T, 9 * H)
+        self.d_beta = self.new("d beta", T, 5 * H)  # of b and beta_c
+        self.d_normalized = self.new("d normalized", H, B)
+
+    def d_projections(self, part: slice) -> Array:
+        ds = self.s_hat[part]  # (n, 8H, B)
+        return columns(ds[:, : ds.shape[1] // 2])
+
+    def products(self, part: slice, da: Array) -> Iterator[tuple[Array, Array]]:
+        """dLoss/d(W_h h) and h; dLoss/d(W_x x) and x."""
+        h = self.states[0] if self.masked_h is None else self.masked_h
+        ds, H = self.s_hat[part], h.shape[1]
+        operands = self.joined_columns(h[part], self.arrays[0][part])  # [h; 1; x]
+        yield columns(ds[:, 4 * H :]), operands[:H]
+        if not self.sorts_tokens:
+            yield da, operands[H + 1 :]
+
+    def gradients_of_weights(self) -> tuple[Array | None, ...]:
+        W_x, W_h = self.arrays[3:5]
+        xp = array_module(W_h)
+        dW_h = self.sums[0] if self.sums else xp.zeros_like(W_h)
+        dW_x = self.sums[1] if len(self.sums) > 1 else xp.zeros_like(W_x)
+        if self.d_tokens is not None:
+            dW_x = self.d_tokens
+        H = W_h.shape[1]
+        d_gamma_x, d_gamma_h, d_gamma_c = (self.d_gamma[:, rows].sum(axis=0) for rows in parts(H))
+        db, d_beta_c = self.d_beta[:, : 4 * H].sum(axis=0), self.d_beta[:, 4 * H :].sum(axis=0)
+        return self.dx, dW_x, dW_h, db, d_gamma_x, d_gamma_h, d_gamma_c, d_beta_c
+
+    def workspace_key(self) -> object:
+        key = super().workspace_key()
+        return None if key is None else (key, self.given is None, self.epsilon)
+
+    def release(self) -> None:
+        super().release()
+        del self.s_hat, self.c_hat, self.tanh_c, self.normalizations
 
 
 def check_normalization(

@@ -12,7 +12,7 @@ from typing import Any
 from minizone.autograd.ops import relu, sigmoid, stack, tanh, unstack
 from minizone.autograd.tensor import Tensor
 from minizone.backend import array_module
-from minizone.recurrent.bn_lstm import Statistics, parts
+from minizone.recurrent.statistics import Statistics, parts
 from minizone.zoneout import zone_out
 
 
@@ -132,23 +132,31 @@ def rnn_cell(
     return (zone_out(h, (tanh if activation == "tanh" else relu)(a), keep_h),)
 
 
-def lstm_unrolled(x: Any, h0: Tensor, c0: Tensor, *weights: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+def lstm_unrolled(
+    x: Any, h0: Tensor, c0: Tensor, *weights: Tensor, output_gate: str = "plain", **masks: Any
+) -> tuple[Tensor, Tensor]:
     """`lstm_cell` over a sequence; arguments and results as `minizone.lstm`."""
-    if options.get("output_gate", "plain") != "plain":
-        return _output_gate_unrolled(x, h0, c0, *weights, **options)
-    options.pop("output_gate", None)
-    h, c = unroll(lstm_cell, x, (h0, c0), *weights, **options)
+    if output_gate != "plain":
+        return output_gate_unrolled(x, h0, c0, *weights, output_gate=output_gate, **masks)
+    h, c = unroll(lstm_cell, x, (h0, c0), *weights, **masks)
     return h, c
 
 
-def _output_gate_unrolled(x: Any, h0: Tensor, c0: Tensor, *weights: Any, **options: Any) -> tuple[Tensor, Tensor]:
-    gate: list[Any] = [None]
+def output_gate_unrolled(
+    x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any, *, output_gate: str, **masks: Any
+) -> tuple[Tensor, Tensor]:
+    """`output_gate_cell` over a sequence; arguments (arrays or tensors) and results as `minizone.lstm`."""
+    given = h0, c0, W_x, W_h, b
+    h0, c0, W_x, W_h, b = (v if isinstance(v, Tensor) else Tensor(v, requires_grad=False) for v in given)
+    masks = {name: mask.astype(W_h.dtype) if hasattr(mask, "astype") else mask for name, mask in masks.items()}
+    o_before: Tensor | None = None
 
-    def cell(x_t: Any, h: Tensor, c: Tensor, *weights: Tensor, **step: Any) -> tuple[Tensor, Tensor]:
-        h, c, gate[0] = output_gate_cell(x_t, h, c, gate[0], *weights, **step)
+    def cell(x_t: Any, h: Tensor, c: Tensor, *weights: Tensor, **masks_t: Any) -> tuple[Tensor, Tensor]:
+        nonlocal o_before
+        h, c, o_before = output_gate_cell(x_t, h, c, o_before, *weights, output_gate=output_gate, **masks_t)
         return h, c
 
-    h, c = unroll(cell, x, (h0, c0), *weights, **options)
+    h, c = unroll(cell, x, (h0, c0), W_x, W_h, b, **masks)
     return h, c
 
 

@@ -1,17 +1,13 @@
-"""The loop over time, and back through it: what all recurrent layers share. Each is one node of the graph.
+"""The loop over time, and back: what all recurrent cells share. A whole sequence is one node of the graph.
 
-Examples do not meet inside a recurrent layer, so where a step is large the columns are split into as many blocks as
-there are cores, and each block goes through all its time steps in a thread of its own without waiting for the others.
-Where a step is small there is one block, and another core gets the work that covers many time steps at once.
-What each of these is worth is measured in benchmarks/README.md. On a GPU there is one block, and the loop is played
-back: it reads and writes what is in its workspace, and nothing else.
+The products of one time step depend on each other, one after the other. Everything that does not (projecting the
+inputs, the gradients of the weights) is done for many time steps at once, and where a step is small the gradients of
+the weights are computed in a second thread. benchmarks/README.md says what each of these is worth.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from types import ModuleType
@@ -19,296 +15,337 @@ from typing import Any
 
 import numpy as np
 
-from minizone import kernels
 from minizone.autograd.tensor import Function, Tensor
 from minizone.backend import Array, array_module, cores
-from minizone.kernels import kernels_for
-from minizone.kernels.cpu import cells as cpu
-from minizone.kernels.cpu import tokens as cpu_tokens
-from minizone.kernels.cpu.threads import follower, in_threads, one_blas_thread
+from minizone.kernels import cpu, kernels_for
+from minizone.kernels.cpu.threads import follower
 from minizone.kernels.gpu.cuda import workspace
-from minizone.kernels.stacks import parts_of
-from minizone.kernels.workspace import Workspace
-from minizone.recurrent.inputs import check_shapes, of_columns, per_step
-from minizone.recurrent.weight_gradients import WeightGradients
+from minizone.kernels.stacks import columns, parts_of
+from minizone.kernels.step import Gradients, Mask, Masks
 
-FEWEST_COLUMNS = 8  # a block narrower than a vector register would leave it half empty
-WORTH_BLOCKS = 6e7  # multiplications a step from which on blocks of columns in threads win
-WORTH_FOLLOWER = 8  # parts of the sequence from which on the second core follows the loop, not sharing its products
+MOST_ONE_HOT = 256  # kinds of tokens up to which a product with one-hot columns beats sorting the tokens
+SMALL_STEP = 6e7  # multiplications of W_h in one time step below which one core is enough for the loop
+FEWEST_PARTS = 8  # parts of a sequence from which on a second thread for the weights' gradients pays
 
 
 @dataclass
 class StateGradients:
-    """What a backward pass meets on its way: dLoss/d(state) of every time step, for whoever wants to look at it.
+    """The gradients that a backward pass meets on its way, for whoever wants to look at them.
 
-    Give one to a recurrent function as ``record``; after ``backward`` its lists hold an array (T, H, B) for h and, in
-    an LSTM, one for c. ``states``: of the state after zoneout, as written in the paper, with all that follows from it.
-    ``candidates``: of the new value before zoneout, as the authors' script takes it; zero where a unit waited, but for
-    what an LSTM's c~ passes on through h~.
+    Give one to a recurrent function as ``record``. After ``backward``, ``states`` holds an array (T, H, B) for h and,
+    in an LSTM, one for c: dLoss/d(state after zoneout) of every time step, all later steps included.
     """
 
     states: list[Array] = field(default_factory=list)
-    candidates: list[Array] = field(default_factory=list)
-
-
-@dataclass
-class Block:
-    """Some columns of a sequence, and what the forward pass keeps of them for the backward pass."""
-
-    columns: slice
-    place: Workspace  # of all these arrays
-    W: list[Array]  # the weights of each group, as the products want them
-    scratch: Array
-    masks: list[tuple[Any, ...]]  # of every step: one keep for each state, then input_mask, hidden_mask
-    a: Array  # (T, G H, b) gates; after the backward pass, dLoss/d(pre-activations)
-    states: list[Array]  # each (T + 1, H, b): the initial state, then those after zoneout
-    kept: Array  # (T, H, b) one more number a unit: tanh(c~) of an LSTM, r * h of a GRU
-    below: Array | None = None  # (T + 1, H + 1 + D, b): rows of h, ones and x, where one product takes all; h is a view
-    seen: Array | None = None  # (T, H, b): h_{t-1} behind its mask, where there is one
-    carry: Any = None  # from one step to the next, where a cell needs it
 
 
 class Recurrence(Function):
-    """A recurrent cell over a whole sequence: inputs x, initial states, W_x, W_h, b; outputs all states (T, H, B).
+    """A recurrent cell over a whole sequence.
 
-    A subclass gives one step forward and one step back; the loops, the blocks of columns and the gradients of the
-    weights are here.
+    Inputs: x, the initial states, W_x, W_h, b, and what else the cell has. Outputs: all states, each (T, H, B).
+    A subclass is one cell: it has `step` and `step_back`, and overrides what differs in the other methods.
 
     Parameters
     ----------
-    keeps : tuple
-        keep_h and, for an LSTM, keep_c.
-    input_mask, hidden_mask, record
-        See `minizone.lstm`.
+    masks : Masks
+        Each broadcastable to (T, H, B), or None.
+    record : StateGradients, optional
+        Filled by the backward pass.
     """
 
-    groups: tuple[int, ...]  # the gates, in groups whose rows of W_h multiply the same columns
-    order: tuple[int, ...]  # in which the kernels want the gates: sigmoids side by side
-    sigmoids: int  # how many of them are: half of their pre-activations is computed, since sigmoid(a) = (tanh(a/2)+1)/2
-    keeps_more = True  # whether the cell uses `Block.kept`
-    replayable = True  # whether a step allocates nothing, and so can be recorded
+    gates: int  # G: W_x is (G H, D), W_h (G H, H), b (G H,)
+    n_states: int  # 2 in an LSTM: h and c
+    scratch_blocks: int  # scratch memory of a step, in blocks of (H, B)
     kernels: ModuleType
+    a: Array | None = None  # (T, G H, B): pre-activations, then gates, then dLoss/d(pre-activations)
 
-    def __init__(
-        self,
-        keeps: tuple[Any, ...],
-        input_mask: Any = None,
-        hidden_mask: Any = None,
-        record: StateGradients | None = None,
-    ):
-        masks = (*keeps, input_mask, hidden_mask)
-        self.masks = tuple(mask.data if isinstance(mask, Tensor) else mask for mask in masks)
+    def __init__(self, masks: Masks, record: StateGradients | None = None):
+        self.masks = Masks(*(mask.data if isinstance(mask, Tensor) else mask for mask in masks))
         self.record = record
 
-    def step(self, t: int, block: Block) -> None:
-        """From ``a[t]``, the projected inputs, and ``states[.][t]`` to the gates ``a[t]`` and ``states[.][t + 1]``."""
+    # ---- what a cell defines
+
+    def step(self, t: int) -> None:
+        """From the inputs of step t and ``states[.][t]`` to the gates ``a[t]`` and ``states[.][t + 1]``."""
         raise NotImplementedError
 
-    def step_back(self, t: int, block: Block, d: list[Array], more: list[Any], d_old: list[Array]) -> None:
-        """From ``d``, dLoss/d(states[.][t + 1]), to ``d_old``, of states[.][t], and dLoss/d(pre-activations) in a[t].
-
-        ``more``: what the loss asks of states[.][t] by itself. ``d`` ends as dLoss/d(the candidates).
-        """
+    def step_back(self, t: int, d: Gradients) -> None:
+        """From ``d.h`` (and ``d.c``) to ``d.h_before``, and dLoss/d(pre-activations) in ``a[t]``."""
         raise NotImplementedError
 
-    def operand(self, group: int, block: Block, steps: slice) -> Array:
-        """What a group of rows of W_h multiplied in some steps, (n, H, b): the hidden states, behind their mask."""
-        return (block.states[0] if block.seen is None else block.seen)[steps]
+    def allocate(self, T: int, H: int, B: int) -> None:
+        """Allocate what the cell saves for its backward pass beside gates and states."""
 
-    def see(self, t: int, block: Block) -> Array:
-        """h_{t-1} as the weights see it: behind the hidden mask."""
-        h = block.states[0][t]
-        return h if block.seen is None else array_module(h).multiply(block.masks[t][-1], h, out=block.seen[t])
-
-    def is_joined(self, x: Array, H: int) -> bool:
-        """Whether one product a step, [W_h b W_x] times rows of h, ones and x, replaces one for h and one for x.
-
-        It saves two passes over the pre-activations. Wide inputs are better projected for many steps at once, tokens
-        are columns of W_x, and a mask on h is not one on x.
-        """
-        return len(self.groups) == 1 and self.masks[-1] is None and x.ndim == 3 and 2 * x.shape[1] <= H
-
-    def recur(self, t: int, block: Block) -> Array:
-        """The pre-activations a[t] of all gates: what comes from the inputs and what comes from h_{t-1}."""
-        a, scratch, cells = block.a[t], block.scratch, self.kernels
-        if block.below is not None:
-            return cells.product(block.W[0], block.below[t], a, scratch)
-        cells.add_product(block.W[0], self.see(t, block), a, None, scratch[: len(a)], scratch)
-        return a
-
-    def rows(self, H: int) -> list[slice]:
-        """The rows of W_h that belong to each group of gates."""
-        edges = [0, *itertools.accumulate(self.groups)]
-        return [slice(start * H, stop * H) for start, stop in itertools.pairwise(edges)]
-
-    def arranged(self, W: Array, factor: float) -> Array:
-        """Rows (G H, ...) of the weights in the order of the kernels, those of the sigmoids times ``factor``.
-
-        Fewer and longer passes over the gates: 4 % of the time at the shape of pMNIST, 1 % at H = 1000.
-        """
-        n, xp = len(self.order), array_module(W)
-        rows = W.reshape(n, len(W) // n, *W.shape[1:])
-        scale = [factor if k < self.sigmoids else 1 for k in range(n)]
-        parts = [rows[g] if by == 1 else rows[g] * W.dtype.type(by) for g, by in zip(self.order, scale, strict=True)]
-        return xp.concatenate(parts)
+    # ---- forward
 
     def forward(self, x: Array, *arguments: Array) -> tuple[Array, ...]:
-        *initial, W_x, W_h, b = arguments
-        self.kernels = kernels_for(W_h)
-        check_shapes(sum(self.groups), x, tuple(initial), W_x, W_h, b)
-        if x.dtype.kind in "iu":
-            self.kernels.check_tokens(x, W_x.shape[1])
-        xp, T, B, H, cells = array_module(W_h), x.shape[0], x.shape[-1], W_h.shape[1], self.kernels
-        dtype = xp.result_type(*(v for v in (x, *arguments) if v.dtype.kind in "fc"))
-        slices, joined = column_blocks(W_h, B), self.is_joined(x, H)
-        outputs = [xp.empty((T, H, B), dtype) for _ in initial] if len(slices) > 1 else []
-        W_h, W_x, b = (self.arranged(weight.astype(dtype, copy=False), 0.5) for weight in (W_h, W_x, b))
-        W = [xp.concatenate([W_h, b[:, None], W_x], axis=1)] if joined else [W_h[rows] for rows in self.rows(H)]
-        W = [cells.small_blocks(w, -(-B // len(slices))) if len(slices) > 1 else w[None, None] for w in W]
+        initial, (W_x, W_h, b) = arguments[: self.n_states], arguments[self.n_states : self.n_states + 3]
+        (T, B), D, H = (x.shape[0], x.shape[-1]), W_x.shape[-1], W_h.shape[-1]
+        xp, self.kernels = array_module(W_h), kernels_for(W_h)
+        check_shapes(self.gates, x, initial, W_x, W_h, b)
+        self.is_tokens = x.dtype.kind in "iu"
+        if self.is_tokens:
+            self.kernels.check_tokens(x, D)
 
-        def run(columns: slice) -> Block:
-            x_block = xp.ascontiguousarray(x[..., columns])
-            block = self._block(columns, x_block, W, joined, dtype, H, B)
-            for state, start in zip(block.states, initial, strict=True):
-                state[0] = start[:, columns]
-            project = None if joined else self.kernels.projection(x_block, W_x, b, block.a)
+        self.arrays = (x, *arguments)
+        self.dtype = xp.result_type(*(v for v in self.arrays if v.dtype.kind in "fc"))
+        self.workspace = workspace(xp, self.workspace_key())
+        self.step_masks = self.masks_of_steps(T, H, B)
+        self.scratch = self.new("scratch", self.scratch_blocks * H, B)
+        self.a = self.new("a", T, self.gates * H, B)
+        self.allocate(T, H, B)
+        self.allocate_states(x, T, D, H, B)
+        for state, start in zip(self.states, initial, strict=True):
+            state[0] = start
+        self.load_weights(x, W_x, W_h, b)
 
-            def steps() -> None:
-                for t in range(T):
-                    if project:
-                        project(t)
-                    self.step(t, block)
-                    for output, state in zip(outputs, block.states, strict=False):
-                        output[t, :, columns] = state[t + 1]
+        def steps() -> None:
+            for t in range(T):
+                self.step(t)
 
-            block.place.loop("forward", steps)
-            return block
+        self.workspace.run("forward", steps)
+        outputs = tuple(self.workspace.output(state[1:]) for state in self.states)
+        if not any(self.needs):
+            self.release()
+        return outputs
 
-        with one_blas_thread() if len(slices) > 1 else nullcontext():
-            blocks = in_threads(run, slices)
-        found = tuple(outputs or (blocks[0].place.outlet(state[1:]) for state in blocks[0].states))
-        self.arrays, self.blocks = (x, *arguments), blocks if any(self.needs) else []
-        if not self.blocks:
-            blocks[0].place.give_back()
-        return found
+    def allocate_states(self, x: Array, T: int, D: int, H: int, B: int) -> None:
+        """``states``: for each state an array (T + 1, H, B), its initial value and then the values after zoneout.
 
-    def _block(self, columns: slice, x: Array, W: list[Array], joined: bool, dtype: Any, H: int, B: int) -> Block:
-        """Arrays for some of the B columns, with weights, masks and, where they are joined, inputs x (T, D, b)."""
-        xp, (T, b), gates, n = array_module(x), (x.shape[0], x.shape[-1]), sum(self.groups), len(self.masks) - 2
-        key = (type(self), x.shape, *(w.shape for w in W), str(dtype), joined, *map(signature, self.masks))
-        replayable = self.replayable and self.record is None and self.kernels is not kernels.cpu
-        place = workspace(xp, key if replayable else None)
-        masks = (
-            per_step(place.hold(f"mask {k}", of_columns(mask, columns, B), dtype), (T, H, b))
-            for k, mask in enumerate(self.masks)
-        )
-        block = Block(
-            columns,
-            place,
-            [place.hold(f"W {k}", w) for k, w in enumerate(W)],
-            place.room("scratch", (max(gates, 2) * H, b), dtype),
-            list(zip(*masks, strict=True)),
-            place.room("a", (T, gates * H, b), dtype),
-            [place.room(f"state {k}", (T + 1, H, b), dtype) for k in range(joined, n)],
-            place.room("kept", (T if self.keeps_more else 0, H, b), dtype),
-        )
-        if joined:
-            block.below = place.room("below", (T + 1, H + 1 + x.shape[1], b), dtype)
-            block.below[:, H], block.below[:T, H + 1 :] = 1, x
-            block.states.insert(0, block.below[:, :H])
-        if self.masks[-1] is not None:
-            block.seen = place.room("seen", (T, H, b), dtype)
-        return block
+        Where one product a step is enough (see `is_joined`), h is a part of ``joined`` (T + 1, H + 1 + D, B): rows of
+        h_{t-1}, a row of ones, rows of x_t.
+        """
+        self.joined = None
+        self.states = [self.new(f"state {k}", T + 1, H, B) for k in range(self.n_states)]
+        if self.is_joined(D, H):
+            self.joined = self.new("joined", T + 1, H + 1 + D, B)
+            self.joined[:, H] = 1
+            self.joined[:T, H + 1 :] = x
+            self.states[0] = self.joined[:, :H]
+        self.masked_h = self.new("masked h", T, H, B) if self.masks.hidden_mask is not None else None
+
+    def is_joined(self, D: int, H: int) -> bool:
+        """Whether one product a step, [W_h b W_x] @ [h; 1; x], replaces one with h and one with x.
+
+        It saves two passes over the pre-activations. Wide inputs are better projected for many steps at once, tokens
+        are columns of W_x, and the mask of h is not one of x.
+        """
+        return not self.is_tokens and self.masks.hidden_mask is None and 2 * D <= H
+
+    def load_weights(self, x: Array, W_x: Array, W_h: Array, b: Array) -> None:
+        """Bring the weights into the form that `pre_activations` wants, and project the inputs of all time steps."""
+        W_x, W_h, b = (weight.astype(self.dtype, copy=False) for weight in (W_x, W_h, b))
+        if self.joined is not None:
+            W_h = array_module(W_h).concatenate([W_h, b[:, None], W_x], axis=1)  # (G H, H + 1 + D)
+        else:
+            self.kernels.project(x, W_x, b, self.a)
+        self.W_h = self.workspace.load("W_h", W_h)
+
+    def pre_activations(self, t: int) -> Array:
+        """``a[t] = W_x x_t + W_h h_{t-1} + b``, (G H, B)."""
+        assert self.a is not None
+        if self.joined is not None:
+            self.kernels.product(self.W_h, self.joined[t], self.a[t])
+        else:  # a[t] has W_x x_t + b already
+            self.kernels.add_product(self.W_h, self.h_of_product(t), self.a[t], None, self.scratch)
+        return self.a[t]
+
+    def h_of_product(self, t: int) -> Array:
+        """h_{t-1} as W_h multiplies it, (H, B): after its hidden mask."""
+        h, mask = self.states[0][t], self.step_masks[t].hidden_mask
+        return h if self.masked_h is None else array_module(h).multiply(mask, h, out=self.masked_h[t])
+
+    # ---- backward
 
     def backward(self, *d_out: Array | None) -> tuple[Array | None, ...]:
-        x, *initial, W_x, W_h, _ = self.arrays
-        if not self.blocks:  # a second backward pass: the first one has overwritten the gates
+        if self.a is None:  # a second backward pass: the first one has overwritten the gates
             self.forward(*self.arrays)
-        xp, T, B, H, cells = array_module(W_h), x.shape[0], x.shape[-1], W_h.shape[1], self.kernels
-        dtype = self.blocks[0].a.dtype
-        d_initial = [xp.empty((H, B), dtype) for _ in initial]
-        arranged, n, widest = (
-            self.arranged(W_h.astype(dtype, copy=False), 1),
-            len(self.blocks),
-            -(-B // len(self.blocks)),
-        )
-        W = [arranged[rows].T for rows in self.rows(H)]
-        W = [
-            cells.small_blocks(w, widest, k) if n > 1 else xp.ascontiguousarray(w)[None, None]
-            for w, k in zip(W, self.groups, strict=True)
-        ]
+        x, W_h = self.arrays[0], self.arrays[self.n_states + 2]
+        T, H, B = len(x), W_h.shape[-1], x.shape[-1]
+        xp, space = array_module(W_h), self.workspace
+        self.load_weights_back(W_h.astype(self.dtype, copy=False))
+        self.allocate_gradients(T, H, B)
+        outs = [space.load(f"d out {k}", g) for k, g in enumerate(d_out)]
+        after = [self.new(f"d {k}", H, B) for k in range(self.n_states)]
+        before = [self.new(f"d before {k}", H, B) for k in range(self.n_states)]
+        for d in after:
+            d[...] = 0
         if self.record:
-            self.record.states, self.record.candidates = ([xp.empty((T, H, B), dtype) for _ in initial] for _ in "sc")
+            self.record.states = [xp.empty((T, H, B), self.dtype) for _ in outs]
+
+        def steps_back(part: slice) -> None:
+            for t in reversed(range(part.start, part.stop)):
+                gradients = self.gradients_of_step(t, T, outs, after, before)
+                if self.record:
+                    self.record_states(t, gradients)
+                self.step_back(t, gradients)
+
         parts = parts_of(T, B, self.kernels.PART)
-        gradients = WeightGradients(self, x, W_x, H, dtype)
-
-        def run(block: Block, later: Callable[..., Any] = lambda *nothing: None) -> None:
-            columns, place, width = block.columns, block.place, block.a.shape[-1]
-            block.W = [place.hold(f"W back {k}", w) for k, w in enumerate(W)]
-            outs = [place.hold(f"d out {k}", None if g is None else g[..., columns]) for k, g in enumerate(d_out)]
-            d, d_old = ([place.room(f"d {k}{m}", (H, width), dtype) for k in range(len(initial))] for m in "no")
-            for d_state, out in zip(d, outs, strict=True):
-                d_state[...] = 0 if out is None or T == 0 else out[-1]
-
-            def steps_back(part: slice) -> None:
-                for t in reversed(range(part.start, part.stop)):
-                    now, old = (d, d_old) if (T - t) % 2 else (d_old, d)
-                    if self.record:
-                        self._note_before(t, block, now)
-                    self.step_back(t, block, now, [None if g is None or t == 0 else g[t - 1] for g in outs], old)
-                    if self.record and len(now) > 1:
-                        self.record.candidates[1][t, :, columns] = now[1]
-
+        with follower(two_threads_pay(W_h, len(parts), B)) as later:
             for part in reversed(parts):
-                place.loop(("back", *(g is None for g in outs)), partial(steps_back, part))
-                later(gradients.add, part, self.blocks)
-            for whole, d_state in zip(d_initial, d_old if T % 2 else d, strict=True):
-                whole[:, columns] = d_state
+                space.run(("backward", *(g is None for g in outs)), partial(steps_back, part))
+                later(self.add_weight_gradients, part)
+        d_initial = [space.output(d) for d in (before if T % 2 else after)]
+        dx, *weights = self.gradients_of_weights()
+        self.release()
+        return dx, *d_initial, *weights
 
-        if n == 1:
-            with follower(worth_following(W_h, T, B)) as later:
-                run(self.blocks[0], later)
-        else:
-            with one_blas_thread():
-                in_threads(run, self.blocks)
-            for part in parts:
-                gradients.add(part, self.blocks)
-        self.blocks[0].place.give_back()
-        self.blocks = []
-        dW = gradients.dW
-        return gradients.dx, *d_initial, dW[:, H + 1 :], dW[:, :H], dW[:, H]
+    def load_weights_back(self, W_h: Array) -> None:
+        """Bring the weights into the form that `step_back` wants."""
+        self.W_h_T = self.workspace.load("W_h.T", array_module(W_h).ascontiguousarray(W_h.T))  # (H, G H)
 
-    def _note_before(self, t: int, block: Block, d: list[Array]) -> None:
-        """Note dLoss/d(states) of step t, and from it that of the candidate of h."""
+    def gradients_of_step(
+        self, t: int, T: int, outs: list[Array | None], after: list[Array], before: list[Array]
+    ) -> Gradients:
+        """The gradients around step t. Two sets of arrays take turns: what a step writes, the step before it reads."""
+        if (T - t) % 2 == 0:
+            after, before = before, after
+        out = [None if g is None else g[t] for g in outs]
+        if self.n_states == 1:
+            return Gradients(after[0], None, out[0], None, before[0], None)
+        return Gradients(after[0], after[1], out[0], out[1], before[0], before[1])
+
+    def record_states(self, t: int, d: Gradients) -> None:
+        """Note dLoss/d(states after zoneout) of step t."""
         assert self.record is not None
-        for whole, d_state in zip(self.record.states, d, strict=True):
-            whole[t, :, block.columns] = d_state
-        keep = block.masks[t][0]
-        self.record.candidates[0][t, :, block.columns] = d[0] if keep is None else d[0] - keep * d[0]
+        found = [(d.h, d.h_out), (d.c, d.c_out)][: self.n_states]
+        for states, (later, direct) in zip(self.record.states, found, strict=True):
+            states[t] = later if direct is None else later + direct
+
+    def add_product_back(self, t: int, d: Gradients) -> None:
+        """``d.h_before += hidden_mask * (W_h^T @ da)``; ``d.h`` is not needed any more and serves as scratch."""
+        assert self.a is not None
+        self.kernels.add_product(self.W_h_T, self.a[t], d.h_before, self.step_masks[t].hidden_mask, d.h)
+
+    # ---- the gradients of the weights: products over many time steps
+
+    def allocate_gradients(self, T: int, H: int, B: int) -> None:
+        """Prepare the sums over time."""
+        W_x = self.arrays[self.n_states + 1]
+        xp, D = array_module(W_x), W_x.shape[1]
+        self.dx = xp.empty((T, D, B), self.dtype) if self.needs[0] else None
+        self.sums: list[Array] = []  # of the products below
+        self.sorts_tokens = self.is_tokens and D > MOST_ONE_HOT
+        self.d_tokens = xp.zeros(W_x.shape, self.dtype) if self.sorts_tokens else None
+
+    def add_weight_gradients(self, part: slice) -> None:
+        """Add what the time steps of a part give to the gradients of the weights; and their dLoss/dx."""
+        x, W_x = self.arrays[0][part], self.arrays[self.n_states + 1]
+        n, B = len(x), x.shape[-1]
+        da = self.d_projections(part)  # (G H, n B)
+        for k, (d, operand) in enumerate(self.products(part, da)):
+            total = d @ operand.T
+            if k == len(self.sums):
+                self.sums.append(total)
+            else:
+                self.sums[k] += total
+        if self.d_tokens is not None:
+            self.kernels.add_up_tokens(da, x, self.d_tokens)
+        if self.dx is not None:
+            self.dx[part] = (W_x.T @ da).reshape(W_x.shape[1], n, B).transpose(1, 0, 2)
+
+    def d_projections(self, part: slice) -> Array:
+        """dLoss/d(W_x x_t) of some time steps, as columns (G H, n B)."""
+        assert self.a is not None
+        return columns(self.a[part])
+
+    def products(self, part: slice, da: Array) -> Iterator[tuple[Array, Array]]:
+        """Pairs of dLoss/d(some pre-activations) and what weights multiplied for them, both as columns.
+
+        Here there is one pair: ``da`` (G H, n B), and [h; 1; x] (H + 1 + D, n B) for all of W_h, b and W_x.
+        """
+        h = self.states[0] if self.masked_h is None else self.masked_h
+        yield da, self.joined_columns(h[part], self.arrays[0][part])
+
+    def joined_columns(self, h: Array, x: Array) -> Array:
+        """[h; 1; x] as columns (H + 1 + D, n B) of n time steps; without x where its tokens are sorted instead."""
+        xp, (n, H, B), D = array_module(h), h.shape, self.arrays[self.n_states + 1].shape[1]
+        found = xp.empty((H + 1 if self.sorts_tokens else H + 1 + D, n, B), self.dtype)
+        found[:H] = h.transpose(1, 0, 2)
+        found[H] = 1
+        if self.is_tokens and not self.sorts_tokens:
+            found[H + 1 :] = x == xp.arange(D)[:, None, None]  # one-hot columns
+        elif not self.is_tokens:
+            found[H + 1 :] = x.transpose(1, 0, 2)
+        return found.reshape(len(found), n * B)
+
+    def gradients_of_weights(self) -> tuple[Array | None, ...]:
+        """dLoss/d(x, W_x, W_h, b), and of what else the cell has."""
+        W_x, W_h = self.arrays[self.n_states + 1 : self.n_states + 3]
+        xp, H = array_module(W_h), W_h.shape[-1]
+        if not self.sums:  # no time steps
+            return self.dx, xp.zeros_like(W_x), xp.zeros_like(W_h), xp.zeros(len(W_h), self.dtype)
+        dW = self.sums[0] if len(self.sums) == 1 else xp.concatenate(self.sums)  # of [W_h b W_x]
+        dW_x = dW[:, H + 1 :] if self.d_tokens is None else self.d_tokens
+        return self.dx, dW_x, dW[:, :H], dW[:, H]
+
+    # ---- memory
+
+    def new(self, name: str, *shape: int) -> Array:
+        """An array of the workspace, with undefined values."""
+        return self.workspace.empty(name, shape, self.dtype)
+
+    def workspace_key(self) -> Any:
+        """What a loop that has been recorded on a GPU depends on; None where it cannot be replayed."""
+        if self.record is not None or self.kernels is cpu:
+            return None
+        shapes = tuple(array.shape for array in self.arrays)
+        masks = tuple(
+            getattr(mask, "shape", mask) for mask in self.masks
+        )  # of an array the shape, of a number the value
+        return type(self), shapes, str(self.dtype), self.is_tokens, masks
+
+    def masks_of_steps(self, T: int, H: int, B: int) -> list[Masks]:
+        """The masks of each time step."""
+        by_kind = []
+        for name, mask in zip(Masks._fields, self.masks, strict=True):
+            by_kind.append(per_step(self.workspace.load(name, mask, self.dtype), (T, H, B)))
+        return [Masks(*masks) for masks in zip(*by_kind, strict=True)]
+
+    def release(self) -> None:
+        """Forget what was saved for the backward pass."""
+        self.workspace.release()
+        self.a = None
+        del self.states, self.joined, self.masked_h, self.scratch
 
 
-def signature(mask: Any) -> Any:
-    """What of a mask is fixed where a loop is recorded: the shape of an array, the value of a number."""
-    return getattr(mask, "shape", mask)
+def two_threads_pay(W_h: Array, parts: int, B: int) -> bool:
+    """Whether the gradients of the weights are better computed in a thread behind the loop.
 
-
-def column_blocks(W_h: Array, B: int) -> list[slice]:
-    """Slices of the B columns, one a core; a single one where a step is too small to be worth the threads' meetings.
-
-    Or too large: where a block's product cannot be cut into ones that OpenBLAS does not pack, its own threads are
-    better (6.1 s instead of 8.2 at T, B, H = 180, 128, 2000).
+    They are for long sequences of small steps. In a large step nearly all time goes into the products of the loop
+    itself, and both cores share those.
     """
-    n = max(1, min(cores(), B // FEWEST_COLUMNS)) if W_h.size * B > WORTH_BLOCKS and array_module(W_h) is np else 1
-    if W_h.shape[-1] * -(-B // n) * cpu.FEWEST_ROWS > cpu.SMALL_PRODUCT:
-        n = 1
-    edges = [B * k // n for k in range(n + 1)]
-    return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
+    return array_module(W_h) is np and cores() > 1 and parts >= FEWEST_PARTS and W_h.size * B <= SMALL_STEP
 
 
-def worth_following(W_h: Array, T: int, B: int) -> bool:
-    """Whether the gradients of the weights are better added up in a thread behind the loop: long and narrow sequences.
+def check_shapes(gates: int, x: Array, states: tuple[Array, ...], W_x: Array, W_h: Array, b: Array) -> None:
+    """Raise ValueError unless the shapes are those of a cell with so many gates (an LSTM has 4)."""
+    H = W_h.shape[-1]
+    if W_h.shape != (gates * H, H):
+        raise ValueError(f"W_h must be ({gates if gates > 1 else ''}H, H), got {W_h.shape}")
+    if W_x.ndim != 2 or len(W_x) != gates * H or b.shape != (gates * H,):
+        raise ValueError(
+            f"W_x must be ({gates * H}, D) and b ({gates * H},) for W_h {W_h.shape}, got {W_x.shape}, {b.shape}"
+        )
+    tokens = x.dtype.kind in "iu"
+    if x.ndim != (2 if tokens else 3) or (not tokens and x.shape[1] != W_x.shape[1]):
+        raise ValueError(f"x must be (T, {W_x.shape[1]}, B) for W_x {W_x.shape}, or integers (T, B); got {x.shape}")
+    for state in states:
+        if state.shape != (H, x.shape[-1]):
+            raise ValueError(f"initial states must be (H, B) = {(H, x.shape[-1])}, got {state.shape}")
 
-    In a large step the products are nearly all of the time, and better shared by both cores.
-    """
-    long, narrow = len(parts_of(T, B, cpu_tokens.PART)) >= WORTH_FOLLOWER, W_h.size * B <= WORTH_BLOCKS
-    return cores() > 1 and long and narrow and array_module(W_h) is np
+
+def per_step(mask: Mask, shape: tuple[int, int, int]) -> list[Mask]:
+    """A mask that broadcasts to ``shape`` (T, H, B) as a list of T masks that broadcast to (H, B)."""
+    T = shape[0]
+    if mask is None or not hasattr(mask, "ndim"):
+        return [mask] * T
+    try:
+        fits = np.broadcast_shapes(mask.shape, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"a mask of shape {mask.shape} does not broadcast to (T, H, B) = {shape}")
+    if mask.ndim < 3 or len(mask) != T:
+        return [mask[0] if mask.ndim == 3 else mask] * T
+    return list(mask)

@@ -1,4 +1,4 @@
-"""What an experiment is: all that the training loop needs to know of one."""
+"""What an experiment is: the form that each of them fills in, and that the training loop works with."""
 
 from __future__ import annotations
 
@@ -17,48 +17,51 @@ from minizone.runs.settings import RunSettings
 
 
 class Measured(NamedTuple):
-    """The outcome of a minibatch."""
+    """The result of a minibatch."""
 
-    loss: Tensor  # what is differentiated, penalties included
-    measure: Any  # the mean of what `Experiment.score` turns into the metric, without penalties: a number or array ()
-    n: int  # how many numbers that is the mean of
+    loss: Tensor  # with penalties: this is differentiated
+    measure: Array | float  # without penalties: the mean that `Experiment.score` turns into the metric; an array is ()
+    n: int  # how many numbers it is the mean of
 
 
 @dataclass
 class Generated:
-    """The data of an experiment that makes its own: a name in the place of files."""
+    """The data of an experiment that draws its own: a name, and no files."""
 
     name: str
     sha256: dict[str, str] = field(default_factory=dict)
 
 
 class Experiment:
-    """One of the tasks. A subclass has the settings, the data and the model, and says how they meet.
+    """One of the tasks: its settings, data and model. A subclass defines what raises NotImplementedError here.
 
     Attributes
     ----------
     task, metric, unit : str
-        Names for files and figures: "char-ptb", "bpc", "bits per character". The smaller the metric, the better.
+        Names for files and figures: "char-ptb", "bpc", "bits per character". A smaller metric is better.
     presets : dict
-        Preset name to settings.
-    settings, data, model, device
-        ``data`` has a ``name`` and the ``sha256`` of its files.
+        The settings of each preset.
+    data : object
+        It has a ``name``, and the ``sha256`` of its files.
     memory : dict
-        What else a checkpoint must hold, as JSON: a difficulty, for example.
+        What a checkpoint must hold besides arrays, as JSON: a difficulty, for example.
     """
 
     task = metric = unit = ""
-    presets: dict[str, Any]
+    presets: dict[str, Any]  # of RunSettings, or of a subclass
+    settings: Any  # the same
     model: Any  # a Module
     data: Any
 
     def __init__(self, settings: RunSettings, say: Callable[[str], None] = print):
-        self.settings, self.say, self.device = settings, say, Device(settings.device)
+        self.settings = settings
+        self.say = say
+        self.device = Device(settings.device)
         self.memory: dict[str, Any] = {}
 
     @property
     def reference(self) -> dict[str, dict[str, float]]:
-        """The paper's numbers, {"Zoneout": {"valid": ..., "test": ...}}, when this run's data are those they are on."""
+        """The paper's results, {"Zoneout": {"valid": ..., "test": ...}}, when the run has the paper's data; else {}."""
         return {}
 
     def batches(self, epoch: int) -> Sequence[Any]:
@@ -66,7 +69,7 @@ class Experiment:
         raise NotImplementedError
 
     def loss(self, batch: Any, rng: Generator) -> Measured:
-        """A minibatch in training; all noise comes from ``rng``."""
+        """The loss of a minibatch in training; all its noise comes from ``rng``."""
         raise NotImplementedError
 
     def score(self, mean: float) -> float:
@@ -78,39 +81,35 @@ class Experiment:
         raise NotImplementedError
 
     def test(self) -> dict[str, float]:
-        """``test_METRIC``, and what else is to be known of the test data; leaves the training as it is."""
-        raise NotImplementedError
-
-    def predictions(self) -> dict[str, Array]:
-        """What the model predicts for the test data, as named arrays."""
+        """``test_METRIC``, and other results on the test data. The state of the training does not change."""
         raise NotImplementedError
 
     def learning_rate(self, epoch: int) -> float:
         return self.settings.rate(epoch)
 
     def columns(self) -> dict[str, Any]:
-        """More columns for the log, as the epoch that has just been trained was."""
+        """Further columns for the row of the epoch that has just been trained."""
         return {}
 
     def end_epoch(self, valid: float, optimizer: Optimizer) -> bool:
-        """Called after validation; whether the task has changed, so that the best result so far counts no more."""
+        """Called after validation. True when the task has changed, so that earlier results cannot be compared."""
         return False
 
     def carried(self) -> dict[str, Array]:
-        """Arrays that pass from one minibatch to the next beside the parameters: part of every checkpoint."""
+        """Arrays besides the parameters that one minibatch passes to the next; a checkpoint holds them."""
         return {}
 
     def recall(self, arrays: dict[str, np.ndarray]) -> None:
-        """Take up what `carried` gave."""
+        """Restore, in a resumed run, what `carried` returned."""
 
     def figure(self, folder: Path) -> None:
-        """Draw what the task shows beyond its learning curves, from the log in the folder of the run."""
+        """Draw the figures of the task besides its learning curves, from the log in the folder of the run."""
 
     def farewell(self) -> None:
-        """Say what a person may want to see at the end, with the best parameters."""
+        """Print examples or findings at the end of the run, with the best parameters."""
 
     def to_device(self, model: Module) -> Module:
-        """The model, with its arrays on the device."""
+        """Move the arrays of the model to the device; returns the model."""
         for _, tensor in model.named_tensors():
             tensor.data = self.device.to_device(tensor.data)
         return model

@@ -1,4 +1,4 @@
-"""Figures, from the logs of runs alone."""
+"""Figures, made from the logs of runs alone."""
 
 from __future__ import annotations
 
@@ -9,54 +9,68 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from minizone.errors import UserError
-from minizone.runs.files import read_run
+from minizone.runs.files import Run, read_run
 
-LEAST_COST = 1e-8  # of `plot_networks`: what is less is rounding error of float32, or 0
+LEAST_COST = 1e-8  # `plot_networks` draws smaller costs, which are rounding errors of float32, as this
 
 
 def plot_runs(folders: list[Path], out: Path) -> None:
-    """Learning curves of runs of one task: training thin, validation thick, the paper's numbers dashed.
+    """Learning curves of runs of one task: training thin, validation thick, the paper's results dashed.
 
-    Raises UserError when a folder holds no run or no finished epoch, or when the runs cannot share an axis.
+    Raises UserError when a folder holds no run or no finished epoch, or when the runs are of different tasks.
     """
     runs = [read_run(folder) for folder in folders]
     for folder, run in zip(folders, runs, strict=True):
         if not run["rows"]:
             raise UserError(f"{folder} has no finished epoch yet, there is nothing to plot")
-    tasks = {(run["config"]["task"], run["config"]["metric"]) for run in runs}
+    tasks = sorted({run["config"]["task"] for run in runs})
     if len(tasks) > 1:
-        raise UserError(f"these runs have no common axis: {', '.join(sorted(task for task, _ in tasks))}")
-    (task, metric), unit = tasks.pop(), runs[0]["config"]["unit"]
-    datasets = {run["config"]["dataset"]["name"] for run in runs}
+        raise UserError(f"these runs have no common axis: {', '.join(tasks)}")
+    datasets = sorted({run["config"]["dataset"]["name"] for run in runs})
 
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for number, run in enumerate(runs):
-        color, rows = f"C{number % 10}", run["rows"]
-        name = _plain(run["name"] if len(datasets) == 1 else f"{run['name']}, {run['config']['dataset']['name']}")
-        epochs = [row["epoch"] for row in rows]
-        best_epoch = run["summary"] and run["summary"]["best_epoch"]  # not the least of all, where the task has changed
-        best = next((r for r in rows if r["epoch"] == best_epoch), min(rows, key=lambda row: row[f"valid_{metric}"]))
-        marker = "o" if len(rows) == 1 else None
-        axes.plot(epochs, [row[f"train_{metric}"] for row in rows], color=color, lw=0.9, alpha=0.6, marker=marker, ms=3)
-        axes.plot(epochs, [row[f"valid_{metric}"] for row in rows], color=color, lw=2, marker=marker,
-                  label=f"{name}: best {best[f'valid_{metric}']:.3f}")  # fmt: skip
-        axes.plot(best["epoch"], best[f"valid_{metric}"], "o", color=color, ms=5)
-    for name, numbers in runs[0]["config"]["reference"].items():
-        axes.axhline(numbers["valid"], color="0.4", ls="--", lw=0.8)
-        label = _plain(f"paper, {name}: {numbers['valid']}")
-        axes.annotate(label, (1, numbers["valid"]), xycoords=("axes fraction", "data"),
-                      ha="right", va="bottom", fontsize=8, color="0.3")  # fmt: skip
-    axes.set(xlabel="epoch", ylabel=_plain(unit))
-    axes.set_title(_plain(f"{task} on {datasets.pop() if len(datasets) == 1 else 'several data sets'}"), fontsize=10)
+        name = run["name"] if len(datasets) == 1 else f"{run['name']}, {run['config']['dataset']['name']}"
+        _plot_run(axes, run, name, f"C{number % 10}")
+    config = runs[0]["config"]
+    for name, result in config["reference"].items():
+        axes.axhline(result["valid"], color="0.4", ls="--", lw=0.8)
+        axes.annotate(
+            f"paper, {name}: {result['valid']}",
+            (1, result["valid"]),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            fontsize=8,
+            color="0.3",
+        )
+    axes.set(xlabel="epoch", ylabel=config["unit"])
+    axes.set_title(f"{config['task']} on {datasets[0] if len(datasets) == 1 else 'several data sets'}", fontsize=10)
     axes.set_xlim(0.5, max(run["rows"][-1]["epoch"] for run in runs) + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
     axes.legend(title="thick: validation, thin: training (with its noise)", title_fontsize=8, fontsize=8)
     _save(figure, out)
+
+
+def _plot_run(axes: Axes, run: Run, name: str, color: str) -> None:
+    """The two curves of a run, and a dot on its best epoch."""
+    rows, metric = run["rows"], run["config"]["metric"]
+    epochs = [row["epoch"] for row in rows]
+    train = [row[f"train_{metric}"] for row in rows]
+    valid = [row[f"valid_{metric}"] for row in rows]
+    # The best epoch is not always the least error: the problems of seq2seq become harder.
+    best_epoch = run["summary"]["best_epoch"] if run["summary"] else epochs[int(np.argmin(valid))]
+    best = valid[epochs.index(best_epoch)]
+    marker = "o" if len(rows) == 1 else None
+    axes.plot(epochs, train, color=color, lw=0.9, alpha=0.6, marker=marker, ms=3)
+    axes.plot(epochs, valid, color=color, lw=2, marker=marker, label=f"{name}: best {best:.3f}")
+    axes.plot(best_epoch, best, "o", color=color, ms=5)
 
 
 def plot_networks(folder: Path, out: Path) -> None:
@@ -96,51 +110,40 @@ def plot_networks(folder: Path, out: Path) -> None:
 
 
 def plot_gradients(found: dict[str, np.ndarray], what: str, out: Path) -> None:
-    """Figure 6 of the paper, before training and after the last epoch, for states and candidates; and RBN's figure.
+    """Figure 6 of the paper, before training and after the last epoch; and Figure 1a of Cooijmans et al. (2017).
 
     ``found``: the arrays that `minizone.experiments.gradients.run` writes.
     """
-    figure, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")
+    figure, axes = plt.subplots(2, 2, figsize=(9, 7), layout="constrained")
     epochs = found["norms"].shape[1] - 1
-    panels = [(0, epoch, kind) for epoch in (0, epochs) for kind in (0, 2)]
-    for axis, (_, epoch, kind) in zip((axes[0, 0], axes[1, 0], axes[0, 1], axes[1, 1]), panels, strict=True):
+    panels = [(axes[0, 0], 0, 0, "c"), (axes[1, 0], epochs, 0, "c"), (axes[1, 1], epochs, 1, "h")]
+    for axis, epoch, kind, state in panels:
         for number, (method, norms) in enumerate(zip(found["methods"], found["norms"], strict=True)):
             share = _positive(norms[epoch, kind] / norms[epoch, kind].sum())
             axis.plot(np.arange(1, len(share) + 1), share, color=f"C{number}", lw=1.2, label=method)
         when = "before training" if epoch == 0 else f"after epoch {epoch}"
         axis.set_title(f"{found['kinds'][kind]}, {when}", fontsize=10)
-        axis.set(yscale="log", xlabel="t", ylabel=r"$|\partial L/\partial c_t|$ / sum over t")
+        axis.set(yscale="log", xlabel="t", ylabel=rf"$|\partial L/\partial {state}_t|$ / sum over t")
     axes[0, 0].legend(fontsize=8)
     for gamma, norms in zip(found["gammas"], found["gamma_norms"], strict=True):
         color = plt.get_cmap("viridis")(gamma)
-        axes[0, 2].plot(np.arange(1, len(norms) + 1), norms, color=color, lw=1.2, label=f"{gamma:g}")
-    axes[0, 2].set(yscale="log", xlabel="t", ylabel=r"$|\partial L/\partial h_t|$")
-    axes[0, 2].set_title("batch-normalized tanh-RNN, at initialization", fontsize=10)
-    axes[0, 2].legend(title="gamma", fontsize=7, title_fontsize=8, ncols=2)
-    for number, (method, norms) in enumerate(zip(found["methods"], found["norms"], strict=True)):
-        share = _positive(norms[epochs, 1] / norms[epochs, 1].sum())
-        axes[1, 2].plot(np.arange(1, len(share) + 1), share, color=f"C{number}", lw=1.2, label=method)
-    axes[1, 2].set(yscale="log", xlabel="t", ylabel=r"$|\partial L/\partial h_t|$ / sum over t")
-    axes[1, 2].set_title(f"{found['kinds'][1]}, after epoch {epochs}", fontsize=10)
+        axes[0, 1].plot(np.arange(1, len(norms) + 1), norms, color=color, lw=1.2, label=f"{gamma:g}")
+    axes[0, 1].set(yscale="log", xlabel="t", ylabel=r"$|\partial L/\partial h_t|$")
+    axes[0, 1].set_title("batch-normalized tanh-RNN, at initialization", fontsize=10)
+    axes[0, 1].legend(title="gamma", fontsize=7, title_fontsize=8, ncols=2)
     for axis in axes.flat:
         axis.grid(alpha=0.3)
     figure.suptitle(f"gradients over time steps, {what}", fontsize=11)
     _save(figure, out)
 
 
-def _plain(text: str) -> str:
-    """Text that is drawn as it is: no formula between dollars, no label that hides because of its underscore."""
-    text = text.encode("ascii", "backslashreplace").decode().replace("$", r"\$")
-    return " " + text if text.startswith("_") else text
-
-
 def _positive(values: np.ndarray) -> np.ndarray:
-    """The values, with gaps for zeros, which a log axis does not have: no loss hangs on the last c after zoneout."""
+    """The values, with NaN in the place of zeros, which a log axis cannot show."""
     return np.where(values > 0, values, np.nan)
 
 
 def _save(figure: Figure, out: Path) -> None:
-    """Write the figure under a temporary name, rename it and close it; UserError when that cannot be done."""
+    """Write the figure under a temporary name, rename it, and close it; UserError when that is not possible."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = out.with_name(f".tmp-{out.name}")

@@ -1,4 +1,4 @@
-"""Tables, from the logs of runs alone: one row a group of runs that differ in nothing but the seed."""
+"""Tables of finished runs, made from their logs alone. Runs that differ in nothing but the seed share a row."""
 
 from __future__ import annotations
 
@@ -8,42 +8,41 @@ from pathlib import Path
 from typing import Any
 
 from minizone.errors import UserError
-from minizone.runs.files import check_fields, read_run, write_json
+from minizone.runs.files import Run, read_run, write_json
 
-NOT_A_DIFFERENCE = {"seed", "data_dir", "offline", "max_minutes"}  # between runs of one row of a table
+NOT_A_DIFFERENCE = {"seed", "data_dir", "offline", "max_minutes"}  # runs of one row may differ in these
 
 
-def save_run(run: dict[str, Any], folder: Path) -> Path:
-    """Write all that is known of a run, but its weights and where its data lay, as one JSON file; returns its path."""
+def save_run(run: Run, folder: Path) -> Path:
+    """Write a run, without its weights and the place of its data, as one JSON file into a folder; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     config = dict(run["config"])
     for part in ("settings", "changed"):
         config[part] = {name: value for name, value in config[part].items() if name != "data_dir"}
-    write_json(folder / f"{run['name']}.json", {**{key: run[key] for key in ("rows", "summary")}, "config": config})
-    return folder / f"{run['name']}.json"
+    path = folder / f"{run['name']}.json"
+    write_json(path, {"rows": run["rows"], "summary": run["summary"], "config": config})
+    return path
 
 
-def find_runs(root: Path) -> list[dict[str, Any]]:
-    """All finished runs below a folder, in the order of their paths."""
+def find_runs(root: Path) -> list[Run]:
+    """All finished runs below a folder, in the order of their paths; UserError when there is none."""
     if not root.is_dir():
         raise UserError(f"{root} is not a folder with runs")
     folders = [path.parent for path in root.rglob("summary.json")]
-    singles = [path for path in root.rglob("*.json") if path.name not in ("config.json", "summary.json")]
-    runs = [read_run(path) for path in sorted([*folders, *singles])]
+    saved = [path for path in root.rglob("*.json") if path.name not in ("config.json", "summary.json")]
+    runs = [read_run(path) for path in sorted([*folders, *saved])]
     if not runs:
         raise UserError(f"there is no finished run below {root}")
-    for run in runs:
-        check_fields(f"the run {run['name']} below {root}", run, summary=dict)
     return runs
 
 
 def report(root: Path) -> str:
     """The runs below a folder as Markdown tables, one for each task and data set.
 
-    Mean over the seeds, the single numbers behind it, the spread (sample standard deviation), the time of a run and
-    the command that makes it.
+    A row has the mean over the seeds, the number of each seed, the spread (sample standard deviation), the time of a
+    run and the command that makes it.
     """
-    tables: dict[tuple[str, str, str], dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    tables: dict[tuple[str, str, str], dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in find_runs(root):
         config = run["config"]
         table = (config["task"], config["dataset"]["name"], config["metric"])
@@ -51,7 +50,8 @@ def report(root: Path) -> str:
     return "\n".join(_table(*key, groups) for key, groups in tables.items())
 
 
-def _table(task: str, dataset: str, metric: str, groups: dict[str, list[dict[str, Any]]]) -> str:
+def _table(task: str, dataset: str, metric: str, groups: dict[str, list[Run]]) -> str:
+    """One table; ``groups`` has the runs of each row by their command."""
     lines = [
         f"**{task}** on {dataset}, {metric}\n",
         "| run | best valid (spread) | each seed | test (spread) | best epoch | minutes | device | command |",
@@ -77,15 +77,22 @@ def _table(task: str, dataset: str, metric: str, groups: dict[str, list[dict[str
 
 
 def _mean(values: list[float]) -> str:
+    """The mean, with the spread behind it where there are several values."""
     spread = f" ({statistics.stdev(values):.4f})" if len(values) > 1 else ""
     return f"{statistics.mean(values):.4f}{spread}"
 
 
 def _command(config: dict[str, Any]) -> str:
     """The command line of a run, but for its seed."""
-    flags = [f"--preset {config['settings']['preset']}"] if config["settings"]["preset"] != "quick" else []
+    words = ["python run.py", config["task"]]
+    if config["settings"]["preset"] != "quick":
+        words.append(f"--preset {config['settings']['preset']}")
     for name, value in config["changed"].items():
-        if name not in NOT_A_DIFFERENCE:
-            flag = name.replace("_", "-")
-            flags.append(f"--{flag}" if value is True else f"--no-{flag}" if value is False else f"--{flag} {value}")
-    return " ".join([f"python run.py {config['task']}", *flags])
+        if name in NOT_A_DIFFERENCE:
+            continue
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words.append(f"--{flag} {value}")
+    return " ".join(words)

@@ -1,106 +1,124 @@
-"""The settings that all runs have, and the checks of values that a person typed."""
+"""The settings that all runs have, and the ranges of values that settings may have.
+
+A setting declares its range with its type. `RunSettings.check` checks all ranges, those of subclasses too:
+
+    hidden_size: Annotated[int, Range(at_least=1)] = 100
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal, get_type_hints
 
 from minizone.errors import UserError
 from minizone.optim import decayed
 
-INFINITE = 1e30  # in float32 products of such numbers are infinite
-MOST = {"hidden_size": 10**6, "batch_size": 10**6, "seq_len": 10**6, "dim": 10**6, "num_layers": 1000}
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """The values that a number may have. NaN and, unless ``finite`` is False, infinity are never among them."""
+
+    at_least: float | None = None
+    more_than: float | None = None
+    at_most: float | None = None
+    less_than: float | None = None
+    finite: bool = True
+
+    def check(self, name: str, value: float) -> None:
+        """Raise UserError for a value of the setting ``name`` that is not in the range."""
+        if self.finite:
+            require(-math.inf < value < math.inf, name, value, "be finite")
+        if self.at_least is not None:
+            require(value >= self.at_least, name, value, f"be at least {self.at_least:g}")
+        if self.more_than is not None:
+            require(value > self.more_than, name, value, f"be more than {self.more_than:g}")
+        if self.at_most is not None:
+            require(value <= self.at_most, name, value, f"be at most {self.at_most:g}")
+        if self.less_than is not None:
+            require(value < self.less_than, name, value, f"be less than {self.less_than:g}")
+
+
+def require(holds: bool, name: str, value: object, rule: str) -> None:
+    """Raise UserError "--name must RULE, got VALUE" unless the rule holds."""
+    if not holds:
+        raise UserError(f"--{name.replace('_', '-')} must {rule}, got {value}")
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Where, how long and with which optimizer a run trains; the defaults are those of the preset."""
+    """The device, the length, the files and the optimizer of a run. The preset gives the defaults."""
 
     preset: Literal["quick", "paper"] = "quick"
-    """quick: minutes on a laptop; paper: the settings of the paper. Every other flag overrides the preset."""
+    """quick: minutes on a laptop; paper: the settings of the paper. All other flags override the preset."""
     device: Literal["cpu", "gpu"] = "cpu"
     """NumPy on the CPU, or CuPy on a CUDA GPU."""
-    seed: int = 1
-    """Seed of the initial weights, of the masks and of the order of the data."""
+    seed: Annotated[int, Range(at_least=0)] = 1
+    """Seed of the initial weights, the masks and the order of the data."""
     data_dir: str | None = None
-    """Folder with the data; without it $MINIZONE_DATA, or else a cache folder. What is missing is downloaded there."""
+    """Folder with the data. The default is $MINIZONE_DATA or a cache folder. Missing files are downloaded to it."""
     offline: bool = False
-    """Download nothing: what is missing has a stand-in, or is an error where it was asked for by name or folder."""
+    """Download nothing. A stand-in replaces missing data, unless --dataset or --data-dir asked for the real data."""
     out: str | None = None
-    """Folder of the run; without it runs/TASK/LABEL, with a number behind it when that exists already."""
+    """Folder of the run. The default is runs/TASK/LABEL, or runs/TASK/LABEL-2, ... where that exists."""
     resume: bool = False
-    """Go on with the run in that folder from its last checkpoint."""
-    max_minutes: float = math.inf
-    """Save and stop after so many minutes; --resume goes on."""
+    """Continue the run in that folder from its last checkpoint."""
+    max_minutes: Annotated[float, Range(more_than=0, finite=False)] = math.inf
+    """Save a checkpoint and stop after this number of minutes; --resume continues."""
     load_path: str | None = None
-    """Start from the parameters of this safetensors file (best or last of another run, or a state dict of PyTorch in
-    the names that `run.py export` writes), with a fresh optimizer."""
+    """Start from the parameters in this safetensors file, with a new optimizer. The file is the best or last checkpoint
+    of another run, or a PyTorch state dict with the names that `run.py export` writes."""
     test_cost: bool = False
-    """Also test after every epoch, not only the best parameters at the end."""
-    write_predictions: bool = False
-    """Write what the best parameters predict for the test data to predictions.safetensors."""
-    epochs: int = 1
-    """Epochs to train at most."""
-    patience: int = 0
-    """Stop after so many epochs without a better validation result; 0: never."""
-    hidden_size: int = 100
-    """Hidden units of a recurrent layer."""
-    batch_size: int = 32
-    """Sequences per update."""
+    """Test after every epoch, in addition to the test of the best parameters at the end."""
+    epochs: Annotated[int, Range(at_least=1)] = 1
+    """Largest number of epochs."""
+    patience: Annotated[int, Range(at_least=0)] = 0
+    """Stop early after this number of epochs without a better validation result; 0: never."""
+    hidden_size: Annotated[int, Range(at_least=1)] = 100
+    """Number of hidden units of each recurrent layer."""
+    batch_size: Annotated[int, Range(at_least=1)] = 32
+    """Number of sequences in a minibatch."""
     algorithm: Literal["adam", "rms_prop", "momentum", "sgd"] = "adam"
-    """The optimizer."""
-    learning_rate: float = 1e-3
-    """Learning rate."""
-    lr_decay: float = 1.0
-    """Divide the learning rate by this after every epoch from --decrease-lr-after-epoch on."""
-    decrease_lr_after_epoch: int = 0
-    """The last epoch at the full learning rate, where --lr-decay is given."""
-    momentum: float = 0.99
-    """Of --algorithm momentum."""
-    rms_decay: float = 0.9
-    """Decay rate of the average of --algorithm rms_prop."""
-    clipping: float = 1.0
-    """Largest L2 norm of what --clip-what names; 0: no clipping."""
+    """Optimizer."""
+    learning_rate: Annotated[float, Range(more_than=0)] = 1e-3
+    """Learning rate of the optimizer."""
+    lr_decay: Annotated[float, Range(at_least=1)] = 1.0
+    """Divisor of the learning rate after every epoch, from --decrease-lr-after-epoch on; 1: constant learning rate."""
+    decrease_lr_after_epoch: Annotated[int, Range(at_least=0)] = 0
+    """Last epoch with the full learning rate, for --lr-decay."""
+    momentum: Annotated[float, Range(at_least=0, less_than=1)] = 0.99
+    """Momentum of --algorithm momentum."""
+    rms_decay: Annotated[float, Range(at_least=0, less_than=1)] = 0.9
+    """Decay rate of the moving average of squared gradients, for --algorithm rms_prop."""
+    clipping: Annotated[float, Range(at_least=0)] = 1.0
+    """Largest L2 norm of the gradient or of the step, see --clip-what; 0: no clipping."""
     clip_what: Literal["step", "gradient"] = "gradient"
-    """step: clip the optimizer's step, as the authors' code does with Adam; gradient: as the paper says."""
-    weight_noise: float = 0.0
-    """Standard deviation of Gaussian noise on the weight matrices, drawn for every minibatch; the paper's is 0.075."""
-    l2_regularization: float = 0.0
-    """Weight of the sum of the squares of the weight matrices in the loss."""
+    """gradient: clip the gradient, as in the paper; step: clip the step of the optimizer, as in the authors' code."""
+    weight_noise: Annotated[float, Range(at_least=0)] = 0.0
+    """Standard deviation of Gaussian noise on the weight matrices, drawn for every minibatch; in the paper 0.075."""
+    l2_regularization: Annotated[float, Range(at_least=0)] = 0.0
+    """Weight of the sum of squares of all weight matrices in the loss."""
 
     def check(self) -> None:
-        """Raise UserError for a value that no run could use, before any work is done."""
-        for field in fields(self):
-            value, most = getattr(self, field.name), MOST.get(field.name, 10**9)
-            if isinstance(value, int) and field.name != "seed":
-                require(value <= most, field.name, value, f"be at most {most:,}")
-        for name in ("hidden_size", "batch_size", "epochs"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "be at least 1")
-        for name in ("seed", "patience", "decrease_lr_after_epoch"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "be 0 or more")
-        require(self.max_minutes > 0, "max_minutes", self.max_minutes, "be more than 0")
-        require(0 < self.learning_rate < math.inf, "learning_rate", self.learning_rate, "be finite and more than 0")
-        require(1 <= self.lr_decay < math.inf, "lr_decay", self.lr_decay, "be finite and at least 1: it divides")
-        for name in ("momentum", "rms_decay"):
-            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "be in [0, 1)")
-        for name in ("clipping", "weight_noise", "l2_regularization"):
-            require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "be finite, and 0 (none) or more")
+        """Raise UserError for a value that no run could use."""
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            for declared in getattr(hint, "__metadata__", ()):
+                if isinstance(declared, Range):
+                    declared.check(name, getattr(self, name))
 
     def rate(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 1."""
         return decayed(self.learning_rate, epoch, divide_by=self.lr_decay, after=self.decrease_lr_after_epoch)
 
     def label(self) -> str:
-        """A short name for the run: what is special about it, and its seed."""
+        """A short name for the run: its regularizers and its seed."""
         return "-".join([*self.label_parts(), f"seed{self.seed}"])
 
     def label_parts(self) -> list[str]:
-        parts = [f"noise{self.weight_noise:g}"] if self.weight_noise else []
-        return parts + ([f"l2_{self.l2_regularization:g}"] if self.l2_regularization else [])
-
-
-def require(holds: bool, name: str, value: object, rule: str) -> None:
-    """Raise UserError ``--name must <rule>, got value`` unless the rule holds."""
-    if not holds:
-        raise UserError(f"--{name.replace('_', '-')} must {rule}, got {value}")
+        """The parts of the label before the seed. Subclasses put theirs first."""
+        parts = []
+        if self.weight_noise:
+            parts.append(f"noise{self.weight_noise:g}")
+        if self.l2_regularization:
+            parts.append(f"l2_{self.l2_regularization:g}")
+        return parts

@@ -1,6 +1,6 @@
 """Weights to PyTorch and back: the names of `torch.nn.LSTM`, `RNN`, `Linear` and `Embedding`, in a safetensors file.
 
-What `python run.py export RUN` writes is the state dict of a module like this one, of a language model of characters:
+`python run.py export RUN` writes the state dict of a module like this one, of a language model of characters:
 
     class Model(torch.nn.Module):
         def __init__(self, V, H, layers=1):
@@ -17,96 +17,100 @@ What `python run.py export RUN` writes is the state dict of a module like this o
 
 The weights keep their shapes and the order of their gates, i, f, g, o; only those of an embedding are transposed.
 ``bias_hh`` is 0 and ``bias_ih`` is all of b. Learned initial states are ``h0`` and ``c0``, (layers, H); a network
-without an LSTM has no c0, and one without learned states has neither. A file in these names is also what
-``--load-path`` takes; where it has no h0 and c0, they are 0.
+without an LSTM has no c0, and one without learned states has neither. ``--load-path`` takes a file in these names, too;
+where h0 and c0 are missing, they are 0.
 
-PyTorch's LSTM does not zone out. A run with zoneout or recurrent dropout computes something else in evaluation as well,
-the expectation; its probabilities are in the metadata of the file, for a loop over `torch.nn.LSTMCell`.
+PyTorch's LSTM has no zoneout. A run with zoneout or recurrent dropout computes the expectation in evaluation, which is
+something else; its probabilities are in the metadata of the file, for a loop over `torch.nn.LSTMCell`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
-LAYER = re.compile(r"(.+)\.layers\.(\d+)\.(\w+)")
+from minizone.backend import Array
+
 RECURRENT = {"W_x": "weight_ih", "W_h": "weight_hh", "b": "bias_ih"}
 STATES = ("h0", "c0")
 
 
-def to_torch(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The parameters of a model in PyTorch's names; ValueError where PyTorch has no such layer."""
-    check(arrays)
-    found: dict[str, np.ndarray] = {}
-    for name, array in arrays.items():
-        theirs, k = torch_name(name)
-        if theirs in STATES:
-            found[theirs] = np.vstack([*([found[theirs]] if k else []), array])  # (layers, H)
-        else:
-            found[theirs] = array.T if is_embedding(name, arrays) else array
-        if "bias_ih" in theirs:
-            found[theirs.replace("bias_ih", "bias_hh")] = np.zeros_like(array)
-    return found
+def torch_name(name: str) -> str:
+    """PyTorch's name of a parameter: ``rnn.layers.0.W_x`` is ``rnn.weight_ih_l0``, and ``output.W`` ``output.weight``.
 
-
-def from_torch(arrays: Mapping[str, np.ndarray], own: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """PyTorch's parameters in the names of a model whose parameters are ``own``: the reverse of `to_torch`.
-
-    The two biases are added up; initial states that are not there are 0. ValueError where names are missing or left.
+    The initial states of all layers share the names ``h0`` and ``c0``.
     """
-    check(own)
-    found, left = {}, dict(arrays)
-    try:
-        for name, array in own.items():
-            theirs, k = torch_name(name)
-            if theirs in STATES:
-                left.pop(theirs, None)
-                found[name] = arrays[theirs][k] if theirs in arrays else np.zeros(array.shape, np.float32)
-                continue
-            found[name] = left.pop(theirs).T if is_embedding(name, own) else left.pop(theirs)
-            if "bias_ih" in theirs:
-                found[name] = found[name] + left.pop(theirs.replace("bias_ih", "bias_hh"))
-    except KeyError as missing:
-        raise ValueError(f"there is no {missing.args[0]}") from None
-    except IndexError:
-        raise ValueError(f"{theirs} has {len(arrays[theirs])} layers, and the model has more") from None
-    if left:
-        raise ValueError(f"the model has no place for {', '.join(sorted(left))}")
-    return found
+    path, _, own = name.rpartition(".")
+    if own in STATES:
+        return own
+    if ".layers." in path:
+        stack, _, layer = path.partition(".layers.")
+        return f"{stack}.{RECURRENT[own]}_l{layer}"
+    return f"{path}.weight" if own == "W" else f"{path}.bias"
 
 
-def is_torch(arrays: Mapping[str, Any]) -> bool:
+def to_torch(parameters: Mapping[str, Array]) -> dict[str, Array]:
+    """The parameters of a model in PyTorch's names; ValueError where PyTorch has no such layer."""
+    check_layers(parameters)
+    translated: dict[str, Array] = {}
+    for name, array in parameters.items():
+        theirs = torch_name(name)
+        if theirs in STATES:
+            array = np.vstack([*translated.get(theirs, []), array])  # (layers, H)
+        translated[theirs] = array.T if is_embedding(name, parameters) else array
+        if "bias_ih" in theirs:
+            translated[theirs.replace("bias_ih", "bias_hh")] = np.zeros_like(array)
+    return translated
+
+
+def from_torch(arrays: Mapping[str, Array], parameters: Mapping[str, Array]) -> dict[str, Array]:
+    """PyTorch's arrays in the names of ``parameters``, which are those of the model that shall load them.
+
+    The two biases are added. Initial states that are missing are 0. ValueError unless the other names, and all shapes,
+    are those of the model.
+    """
+    expected = to_torch(parameters)
+    missing = expected.keys() - arrays.keys() - set(STATES)
+    unexpected = arrays.keys() - expected.keys()
+    if missing or unexpected:
+        raise ValueError(f"missing {sorted(missing)}, unexpected {sorted(unexpected)}")
+    for name, array in arrays.items():
+        if array.shape != expected[name].shape:
+            raise ValueError(f"{name} has shape {array.shape}, the model's has {expected[name].shape}")
+
+    translated = {}
+    for name, own in parameters.items():
+        theirs = torch_name(name)
+        if theirs in STATES:
+            layer = int(name.split(".")[-2])
+            translated[name] = arrays[theirs][layer] if theirs in arrays else np.zeros(own.shape, np.float32)
+        elif "bias_ih" in theirs:
+            translated[name] = arrays[theirs] + arrays[theirs.replace("bias_ih", "bias_hh")]
+        else:
+            translated[name] = arrays[theirs].T if is_embedding(name, parameters) else arrays[theirs]
+    return translated
+
+
+def is_torch(arrays: Mapping[str, Array]) -> bool:
     """Whether these are PyTorch's names."""
     return any(name.endswith(".weight_ih_l0") for name in arrays)
 
 
-def check(arrays: Mapping[str, Any]) -> None:
+def check_layers(parameters: Mapping[str, Array]) -> None:
     """Raise ValueError unless PyTorch has the layers of these parameters, computing the same."""
-    recurrent = [name for name in arrays if LAYER.fullmatch(name)]
-    if not recurrent:
+    W_h = [array for name, array in parameters.items() if name.endswith(".W_h")]  # each (gates * H, H)
+    if not W_h:
         raise ValueError("it has no recurrent layers")
-    if any(name.endswith(".gamma_x") for name in recurrent):
+    if any(name.endswith(".gamma_x") for name in parameters):
         raise ValueError("PyTorch has no batch-normalized LSTM")
-    if any(name.endswith(".W_h") and len(arrays[name]) == 3 * arrays[name].shape[1] for name in recurrent):
+    if any(len(each) == 3 * each.shape[1] for each in W_h):
         raise ValueError(
             "a GRU here resets before the product with W_h, as the authors' code, and torch.nn.GRU after it: with"
             " the same weights it is another function"
         )
 
 
-def torch_name(name: str) -> tuple[str, int]:
-    """PyTorch's name of a parameter, and the number of its layer."""
-    layer = LAYER.fullmatch(name)
-    if layer:
-        stack, k, own = layer.groups()
-        return (own if own in STATES else f"{stack}.{RECURRENT[own]}_l{k}"), int(k)
-    path, _, own = name.rpartition(".")
-    return f"{path}.{'weight' if own == 'W' else 'bias'}", 0
-
-
-def is_embedding(name: str, arrays: Mapping[str, Any]) -> bool:
+def is_embedding(name: str, parameters: Mapping[str, Array]) -> bool:
     """Whether a matrix (D, V) has the vectors as columns: PyTorch has them as rows. A linear layer has a bias."""
-    return not LAYER.fullmatch(name) and name.endswith(".W") and f"{name[:-1]}b" not in arrays
+    return name.endswith(".W") and f"{name.removesuffix('W')}b" not in parameters

@@ -1,8 +1,8 @@
-"""The loop: epochs, logs, checkpoints, and every way a run can end.
+"""The training loop: updates, validation, the log, checkpoints, and an orderly stop.
 
-All randomness of an update comes from streams keyed by (seed, purpose, epoch, update). What a checkpoint holds is
-therefore the parameters, the optimizer's averages and a few counters, and a resumed run goes on as if it had never
-stopped, to the bit.
+All random numbers of an update come from streams that are keyed by (seed, purpose, epoch, update). A checkpoint
+therefore holds the parameters, the optimizer's state and a few counters, and a resumed run equals the uninterrupted
+one, bit for bit.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from minizone.backend import keep_freed_memory, stream, to_numbers
+from minizone.backend import Array, keep_freed_memory, stream, to_numbers
 from minizone.errors import UserError
 from minizone.layers.regularizers import l2_penalty, weight_noise
 from minizone.optim import Optimizer, make
@@ -30,19 +30,30 @@ from minizone.runs.experiment import Experiment
 from minizone.runs.folder import Progress
 from minizone.runs.plotting import plot_runs
 
-Outcome = tuple[Any, Any, Any, int]  # of an update: loss, measure, norm of the gradient; how many numbers it measures
+Say = Callable[[str], None]
 
 
 class Interrupted(Exception):
-    """The run was told to stop, and has saved itself. ``status`` is the exit status that says by what."""
+    """The run was told to stop, and has written a checkpoint. ``status`` is the exit status of the program."""
 
     def __init__(self, message: str, status: int):
         super().__init__(message)
         self.status = status
 
 
-def fit(experiment: Experiment, folder: Path, say: Any = print) -> dict[str, Any]:
-    """Train, validate after each epoch, keep the best, test it at the end; returns what summary.json holds.
+class UpdateResult(NamedTuple):
+    """What is known after an update. On a GPU the numbers are arrays () that the host has not read yet."""
+
+    loss: Array
+    measure: Array | float  # see `minizone.runs.experiment.Measured`
+    measure_count: int
+    grad_norm: Array | float
+
+
+def fit(experiment: Experiment, folder: Path, say: Say = print) -> dict[str, Any]:
+    """Train, validate after each epoch, keep the best parameters, and test them at the end.
+
+    Returns what summary.json holds.
 
     Raises
     ------
@@ -63,94 +74,100 @@ def fit(experiment: Experiment, folder: Path, say: Any = print) -> dict[str, Any
         momentum=settings.momentum,
         decay=settings.rms_decay,
     )
-    if settings.load_path and not settings.resume:
+    if settings.resume:
+        files.read_json(folder / "config.json")  # UserError when it is not the folder of a run
+    elif settings.load_path:
         run_folder.load_parameters(experiment, Path(settings.load_path))
-    with run_folder.claimed(folder, new=not settings.resume):
-        progress = (
-            run_folder.go_on(experiment, optimizer, folder, say)
-            if settings.resume
-            else run_folder.begin(experiment, folder)
-        )
-        with run_folder.all_or_nothing(folder):
-            _train(experiment, optimizer, progress, folder, say)
-        return _summarize(experiment, progress, folder, say)
+    with run_folder.locked(folder):
+        if settings.resume:
+            progress = run_folder.resume(experiment, optimizer, folder, say)
+        else:
+            progress = run_folder.start(experiment, folder)
+        with run_folder.removed_on_error(folder):
+            train(experiment, optimizer, progress, folder, say)
+        return summarize(experiment, progress, folder, say)
 
 
-def _train(experiment: Experiment, optimizer: Optimizer, progress: Progress, folder: Path, say: Any) -> None:
-    """All epochs that are left."""
-    settings = experiment.settings
-    if experiment.device.free_memory is not None:
-        free = experiment.device.free_memory / 2**30
-        say(f"device {experiment.device.name}: {experiment.device.description}, {free:.1f} GiB of it free")
-    say(f"{experiment.task} on {experiment.data.name}, {optimizer.flat.size:,} parameters, run folder {folder}")
-    clock = time.monotonic() - progress.seconds  # not the time of day, which people and daemons set
+def train(experiment: Experiment, optimizer: Optimizer, progress: Progress, folder: Path, say: Say) -> None:
+    """All updates and epochs that are left. Raises as `fit`."""
+    settings, device = experiment.settings, experiment.device
+    if device.free_memory is not None:
+        say(f"device {device.name}: {device.description}, {device.free_memory / 2**30:.1f} GiB of it free")
+    parameters = sum(parameter.data.size for parameter in experiment.model.parameters())
+    say(f"{experiment.task} on {experiment.data.name}, {parameters:,} parameters, run folder {folder}")
+    start = time.monotonic() - progress.seconds
     deadline = time.monotonic() + 60 * settings.max_minutes
 
-    with _signals() as received:
-        while not progress.done and progress.epoch <= settings.epochs:
+    with stop_signals() as signals:
+        while progress.epoch <= settings.epochs and not progress.finished:
             batches = experiment.batches(progress.epoch)
             optimizer.learning_rate = experiment.learning_rate(progress.epoch)
-            bar = tqdm(total=len(batches), initial=progress.update, desc=f"epoch {progress.epoch}", unit=" updates",
-                       disable=not sys.stdout.isatty(), file=sys.stdout, leave=False)  # fmt: skip
-            unseen: list[Outcome] = []
-            while progress.update < len(batches):
-                update = progress.update + len(unseen)
-                unseen.append(_update(experiment, optimizer, batches[update], progress.epoch, update + 1))
-                stop = bool(received) or time.monotonic() >= deadline
-                if stop or update + 1 == len(batches) or len(unseen) == experiment.device.updates_per_look:
-                    bar.update(len(unseen))
-                    _look(unseen, progress, settings.learning_rate)
-                    mean = experiment.score(progress.measure_sum / progress.measure_count)
-                    bar.set_postfix_str(f"{experiment.metric} {mean:.3f}", refresh=False)
-                if stop:
-                    bar.close()
-                    progress.seconds = max(progress.seconds, time.monotonic() - clock)
-                    run_folder.save(experiment, optimizer, progress, folder)
-                    raise _interrupted(received, progress, folder)
-            bar.close()
-            progress.seconds = max(progress.seconds, time.monotonic() - clock)
-            _finish_epoch(experiment, optimizer, progress, folder, say)
-            progress.seconds = max(progress.seconds, time.monotonic() - clock)
+            results: list[UpdateResult] = []  # that the host has not read yet
+            stop = False
+            with progress_bar(progress, len(batches)) as bar:
+                for index in range(progress.update, len(batches)):
+                    results.append(train_on_batch(experiment, optimizer, batches[index], progress.epoch, index + 1))
+                    stop = bool(signals) or time.monotonic() >= deadline
+                    if stop or index + 1 == len(batches) or len(results) == device.updates_per_look:
+                        read_results(results, progress, settings.learning_rate)
+                        bar.update(len(results))
+                        bar.set_postfix_str(f"{experiment.metric} {train_metric(experiment, progress):.3f}", False)
+                        results.clear()
+                    if stop:
+                        break
+
+            progress.seconds = time.monotonic() - start
+            if stop:
+                run_folder.save_checkpoint(experiment, optimizer, progress, folder)
+                raise interruption(signals, progress, folder)
+            finish_epoch(experiment, optimizer, progress, folder, say)
+            progress.seconds = time.monotonic() - start  # validation included
 
 
-def _update(experiment: Experiment, optimizer: Optimizer, batch: Any, epoch: int, update: int) -> Outcome:
-    """One minibatch: loss, gradient, step. A gradient that is not finite changes nothing."""
+def train_on_batch(experiment: Experiment, optimizer: Optimizer, batch: Any, epoch: int, update: int) -> UpdateResult:
+    """One update: loss, gradient, step. A gradient that is not finite changes no parameter."""
     settings, model, device = experiment.settings, experiment.model, experiment.device
-    noise, weights = (
-        partial(stream, settings.seed, p, epoch, update, device=device) for p in ("noise", "weight noise")
-    )
-    with np.errstate(over="ignore", invalid="ignore"):  # they show in the loss or the norm, and become a sentence
-        with weight_noise(model, settings.weight_noise, weights() if settings.weight_noise else None):
-            loss, measure, count = experiment.loss(batch, noise())
+    rng = stream(settings.seed, "noise", epoch, update, device=device)
+    weight_rng = stream(settings.seed, "weight noise", epoch, update, device=device) if settings.weight_noise else None
+    with np.errstate(over="ignore", invalid="ignore"):  # `read_results` finds what is not finite
+        with weight_noise(model, settings.weight_noise, weight_rng):
+            loss, measure, count = experiment.loss(batch, rng)
             if settings.l2_regularization:
                 loss = loss + settings.l2_regularization * l2_penalty(model)
             loss.backward()
-        return loss.data, measure, optimizer.step(), count
+        grad_norm = optimizer.step()
+    return UpdateResult(loss.data, measure, count, grad_norm)
 
 
-def _look(unseen: list[Outcome], progress: Progress, learning_rate: float) -> None:
-    """Take the outcomes of some updates into the sums of the epoch, in one transfer from a GPU; empties the list.
+def read_results(results: Sequence[UpdateResult], progress: Progress, learning_rate: float) -> None:
+    """Add the results of some updates to the sums of the epoch; UserError at the first loss or norm that is not finite.
 
-    UserError at the first loss or norm that is not finite.
+    On a GPU this waits until the updates are done.
     """
-    values = to_numbers([value for outcome in unseen for value in outcome[:3]])
-    for k, (*_, count) in enumerate(unseen):
-        loss, measure, norm = values[3 * k : 3 * k + 3]
-        progress.update, progress.updates = progress.update + 1, progress.updates + 1
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            what = f"loss is {loss}" if not math.isfinite(loss) else f"norm of the gradient is {norm}"
+    losses = to_numbers([result.loss for result in results])
+    measures = to_numbers([result.measure for result in results])
+    grad_norms = to_numbers([result.grad_norm for result in results])
+    for result, loss, measure, grad_norm in zip(results, losses, measures, grad_norms, strict=True):
+        progress.update += 1
+        progress.updates += 1
+        if not math.isfinite(loss) or not math.isfinite(grad_norm):
+            problem = f"norm of the gradient is {grad_norm}" if math.isfinite(loss) else f"loss is {loss}"
             raise UserError(
-                f"the {what} in epoch {progress.epoch}, update {progress.update}: the run has diverged. What was saved"
-                f" before is kept; try a --learning-rate below {learning_rate:g}"
+                f"the {problem} in epoch {progress.epoch}, update {progress.update}: the run has diverged. What was"
+                f" saved before is kept; try a --learning-rate below {learning_rate:g}"
             )
-        progress.measure_sum += measure * count
-        progress.measure_count += count
-        progress.norm_sum += norm
-    unseen.clear()
+        progress.measure_sum += measure * result.measure_count
+        progress.measure_count += result.measure_count
+        progress.norm_sum += grad_norm
 
 
-def _finish_epoch(experiment: Experiment, optimizer: Optimizer, progress: Progress, folder: Path, say: Any) -> None:
-    """Validate, write the row and the checkpoints, and make ready for the next epoch."""
+def train_metric(experiment: Experiment, progress: Progress) -> float:
+    """The metric over the updates of this epoch so far, with the noise of training."""
+    return experiment.score(progress.measure_sum / progress.measure_count)
+
+
+def finish_epoch(experiment: Experiment, optimizer: Optimizer, progress: Progress, folder: Path, say: Say) -> None:
+    """Validate, write the best parameters, the row and the checkpoint, and count the epoch."""
     settings, metric = experiment.settings, experiment.metric
     valid = experiment.validate()
     columns = experiment.columns()
@@ -158,47 +175,38 @@ def _finish_epoch(experiment: Experiment, optimizer: Optimizer, progress: Progre
         "epoch": progress.epoch,
         "update": progress.updates,
         "seconds": round(progress.seconds, 3),
-        f"train_{metric}": experiment.score(progress.measure_sum / progress.measure_count),
+        f"train_{metric}": train_metric(experiment, progress),
         f"valid_{metric}": valid,
         "grad_norm": progress.norm_sum / progress.update,
         "learning_rate": optimizer.learning_rate,
         **columns,
         **(experiment.test() if settings.test_cost else {}),
     }
-    better = valid < progress.best_valid or progress.changed
-    if better:
+    is_best = valid < progress.best_valid or progress.task_changed
+    if is_best:
         progress.best_valid, progress.best_epoch = valid, progress.epoch
-        files.save_arrays(
-            folder / "best.safetensors",
-            experiment.model.state_dict(),
-            epoch=progress.epoch,
-            **{f"valid_{metric}": valid},
-        )
-    progress.done = settings.patience > 0 and progress.epoch - progress.best_epoch >= settings.patience
+        run_folder.save_best(experiment, progress, folder)
     files.append_row(folder / "metrics.jsonl", row)
-    more = "".join(f"  {name} {value:g}" for name, value in columns.items() if isinstance(value, float | int))
-    progress.changed = experiment.end_epoch(valid, optimizer)
-    progress.done = progress.done and not progress.changed
+
+    epochs_without_best = progress.epoch - progress.best_epoch
+    progress.task_changed = experiment.end_epoch(valid, optimizer)
+    progress.finished = 0 < settings.patience <= epochs_without_best and not progress.task_changed
     progress.epoch += 1
-    progress.update = progress.measure_count = 0
-    progress.measure_sum = progress.norm_sum = 0.0
-    run_folder.save(experiment, optimizer, progress, folder)
+    progress.update, progress.measure_count = 0, 0
+    progress.measure_sum, progress.norm_sum = 0.0, 0.0
+    run_folder.save_checkpoint(experiment, optimizer, progress, folder)
+
+    extra = "".join(f"  {name} {value:g}" for name, value in columns.items() if isinstance(value, float | int))
     say(
-        f"epoch {row['epoch']:3d}  train {row[f'train_{metric}']:.4f}  valid {valid:.4f} {metric}"
-        f"{more}  {progress.updates / max(progress.seconds, 1e-9):.1f} updates/s{'  best' if better else ''}"
+        f"epoch {row['epoch']:3d}  train {row[f'train_{metric}']:.4f}  valid {valid:.4f} {metric}{extra}"
+        f"  {updates_per_second(progress):.1f} updates/s{'  best' if is_best else ''}"
     )
 
 
-def _summarize(experiment: Experiment, progress: Progress, folder: Path, say: Any) -> dict[str, Any]:
-    """Test the best parameters and write summary.json and curves.png."""
+def summarize(experiment: Experiment, progress: Progress, folder: Path, say: Say) -> dict[str, Any]:
+    """Test the best parameters, write summary.json and the figures, and return the summary."""
     metric = experiment.metric
-    arrays, epoch = run_folder.best_parameters(experiment, folder)
-    if epoch != progress.best_epoch:  # of an epoch that was lost with its checkpoint, and is not trained again
-        raise UserError(
-            f"{folder / 'best.safetensors'} is of epoch {epoch}, and the best of the {progress.epoch - 1} epochs that"
-            f" were trained is {progress.best_epoch}: go on with --resume --epochs {epoch} or more"
-        )
-    experiment.model.load_state_dict(arrays)
+    run_folder.load_best(experiment, progress, folder)
     summary = {
         "task": experiment.task,
         "dataset": experiment.data.name,
@@ -207,43 +215,58 @@ def _summarize(experiment: Experiment, progress: Progress, folder: Path, say: An
         **experiment.test(),
         "seconds": round(progress.seconds, 3),
         "updates": progress.updates,
-        "updates_per_second": round(progress.updates / max(progress.seconds, 1e-9), 3),
+        "updates_per_second": round(updates_per_second(progress), 3),
     }
-    if experiment.settings.write_predictions:
-        files.save_arrays(folder / "predictions.safetensors", experiment.predictions())
     files.write_json(folder / "summary.json", summary)
     plot_runs([folder], folder / "curves.png")
     experiment.figure(folder)
     experiment.farewell()
-    (folder / "previous.safetensors").unlink(missing_ok=True)
     say(
-        f"best validation {summary[f'best_valid_{metric}']:.4f} {metric} ({experiment.unit}) in epoch"
-        f" {progress.best_epoch}, test {summary[f'test_{metric}']:.4f}; curves in {folder / 'curves.png'}"
+        f"best validation {progress.best_valid:.4f} {metric} ({experiment.unit}) in epoch {progress.best_epoch},"
+        f" test {summary[f'test_{metric}']:.4f}; curves in {folder / 'curves.png'}"
     )
     return summary
 
 
+def updates_per_second(progress: Progress) -> float:
+    return progress.updates / max(progress.seconds, 1e-9)
+
+
+def progress_bar(progress: Progress, updates: int) -> tqdm:
+    """The progress bar of an epoch, which shows itself in a terminal only."""
+    return tqdm(
+        total=updates,
+        initial=progress.update,
+        desc=f"epoch {progress.epoch}",
+        unit=" updates",
+        disable=not sys.stdout.isatty(),
+        file=sys.stdout,
+        leave=False,
+    )
+
+
 @contextmanager
-def _signals() -> Iterator[list[int]]:
-    """While inside, SIGINT and SIGTERM are noted in a list; a second one ends the program at once."""
+def stop_signals() -> Iterator[list[int]]:
+    """While inside, SIGINT and SIGTERM are appended to a list; a second signal ends the program at once."""
     received: list[int] = []
 
-    def note(number: int, frame: Any) -> None:
+    def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        for each in before:
+        for each in handlers:
             signal.signal(each, signal.SIG_DFL)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
-def _interrupted(received: list[int], progress: Progress, folder: Path) -> Interrupted:
-    why = f"stopped by {signal.Signals(received[0]).name}" if received else "stopped after --max-minutes"
+def interruption(signals: list[int], progress: Progress, folder: Path) -> Interrupted:
+    """The exception for a run that a signal, or else --max-minutes, has stopped."""
+    reason = f"stopped by {signal.Signals(signals[0]).name}" if signals else "stopped after --max-minutes"
     return Interrupted(
-        f"{why} in epoch {progress.epoch} after update {progress.update}; saved in {folder}, go on with --resume",
-        128 + received[0] if received else 0,
+        f"{reason} in epoch {progress.epoch} after update {progress.update}; saved in {folder}, go on with --resume",
+        128 + signals[0] if signals else 0,
     )

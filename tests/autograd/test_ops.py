@@ -345,3 +345,8 @@ def test_targets_must_be_classes(target):
     """-1 is a usual mark for "no target"; taken as an index, it would be the last class."""
     with pytest.raises(IndexError, match="SoftmaxCrossEntropy"):
         ops.softmax_cross_entropy(Tensor(normal(5, 2)), np.array([0, target]))
+
+
+def test_cross_entropy_of_no_column_is_refused():
+    with pytest.raises(ValueError, match="a mean needs at least one column"):
+        ops.softmax_cross_entropy(Tensor(np.ones((0, 5, 3))), np.zeros((0, 3), int))

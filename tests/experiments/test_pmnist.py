@@ -16,7 +16,7 @@ from minizone.experiments.pmnist import PMNIST, PRESETS, REFERENCE, PMNISTModel
 from minizone.runs.files import load_arrays, read_rows
 from minizone.runs.training import Interrupted, fit
 from tests.helpers import real_data, rng
-from tests.runs.test_training import quiet, same_run
+from tests.helpers.runs import quiet, same_run
 
 TINY = replace(
     PRESETS["quick"], dataset="digits", hidden_size=6, batch_size=20, epochs=2, train_examples=50, eval_examples=30
@@ -59,25 +59,19 @@ def test_the_models_of_the_paper_have_42010_and_43010_parameters(options, count)
     assert sum(p.data.size for p in model.parameters()) == count
     made = PMNIST(replace(settings, dataset="digits"), say=quiet)
     assert sum(p.data.size for p in made.model.parameters()) == count, "one pixel a time step, however many there are"
-    assert len(model.normalized) == len(options)
+    assert len(model.normalized_layers) == len(options)
     if options:
-        assert [s.shape for s in (model.normalized[0].mean.data, model.normalized[0].variance.data)] == [(784, 900)] * 2
-        assert made.model.normalized[0].mean.shape == (64, 900)
+        (layer,) = model.normalized_layers
+        assert layer.mean.shape == layer.variance.shape == (784, 900)
+        assert made.model.normalized_layers[0].mean.shape == (64, 900)
 
 
 def test_gains_of_batch_normalization_are_those_of_the_settings():
-    (layer,) = experiment(**BN, initial_gamma=0.3, initial_beta=-0.2, epsilon=1e-3).model.normalized
+    (layer,) = experiment(**BN, initial_gamma=0.3, initial_beta=-0.2, epsilon=1e-3).model.normalized_layers
     for name, value in (("gamma_x", 0.3), ("gamma_h", 0.3), ("gamma_c", 0.3), ("beta_c", -0.2)):
         assert (getattr(layer, name).data == np.float32(value)).all(), name
     assert layer.epsilon == 1e-3
-    assert len(experiment(**BN, num_layers=2).model.normalized) == 2
-
-
-def test_the_paper_preset():
-    s = PRESETS["paper"]
-    assert (s.hidden_size, s.batch_size, s.epochs, s.clipping, s.clip_what) == (100, 100, 150, 1.0, "gradient")
-    assert (s.algorithm, s.learning_rate, s.rms_decay, s.pool, s.initial_gamma) == ("rms_prop", 1e-3, 0.5, 1, 0.1)
-    assert (s.permutation, s.unpermuted, s.train_examples, s.eval_examples) == ("true", False, 0, 0)
+    assert len(experiment(**BN, num_layers=2).model.normalized_layers) == 2
 
 
 # ---- order of the pixels, and minibatches
@@ -108,7 +102,7 @@ def test_pixels_of_a_minibatch_are_those_of_its_images_in_the_order(options):
     for k, (pixels, labels) in enumerate(batches):
         assert pixels.dtype == np.float32 and pixels.min() >= 0 and pixels.max() <= 1
         for n, label in enumerate(labels):
-            image = made.data.train[batches.rows[20 * k + n : 20 * k + n + 1]]
+            image = made.data.train[batches.image_order[20 * k + n : 20 * k + n + 1]]
             assert label == image.labels[0]
             assert np.array_equal(pixels[:, 0, n], image.pixels[0].ravel()[made.order] / np.float32(16))
 
@@ -122,7 +116,7 @@ def test_minibatches_have_every_image_once_an_epoch_in_another_order():
     first, second = columns(made.batches(1)), columns(made.batches(2))
     assert len(first) == len(every) == 1257 and sorted(first) == sorted(second) and first != second
     assert first == columns(experiment(train_examples=0).batches(1)) != columns(experiment(seed=2).batches(1))
-    assert sorted(first) == sorted(columns(pmnist.Minibatches(made, every)))
+    assert sorted(first) == sorted(columns(made.minibatches(every)))
     for outside in (63, -1):
         with pytest.raises(IndexError, match=f"minibatch {outside} of 63"):
             made.batches(1)[outside]
@@ -150,7 +144,7 @@ def test_train_and_eval_examples_are_the_first_ones():
 def test_noise_is_on_the_initial_hidden_states_in_training_only(layers):
     made = experiment(noise=0.25, hidden_size=50, num_layers=layers)
     pixels = np.concatenate([made.batches(1)[0][0]] * 10, axis=2)
-    started = made.model.start(pixels, rng())
+    started = made.model.initial_states(pixels, rng())
     for layer, (h, c) in zip(made.model.rnn.layers, started, strict=True):
         noise = h.data - layer.h0.data[:, None]
         assert noise.shape == (50, 200) and h.dtype == np.float32
@@ -167,7 +161,7 @@ def test_summarize_adds_the_mean_pixel_to_the_initial_hidden_state_always(kind):
     made, plain = experiment(summarize=True, rnn_type=kind), experiment(rnn_type=kind)
     pixels, _ = made.batches(1)[0]
     for generator in (None, rng()):
-        (h, *rest), *_ = made.model.start(pixels, generator)
+        (h, *rest), *_ = made.model.initial_states(pixels, generator)
         assert np.array_equal(h.data, np.repeat(pixels.mean(axis=0), 6, axis=0))
         assert not any(each.data.any() for each in rest)
     h = plain.model.rnn.layers[0](pixels, (h, *rest))[0]
@@ -229,7 +223,7 @@ def test_exact_statistics_are_used_for_the_test_and_leave_no_trace():
         "rnn.layers.0.mean",
         "rnn.layers.0.variance",
     }
-    W, batches = made.model.rnn.layers[0].W_x.data, pmnist.Minibatches(made, made.data.train)
+    W, batches = made.model.rnn.layers[0].W_x.data, made.minibatches(made.data.train)
     means = np.mean(
         [(W @ pixels).mean(axis=2) for pixels, _ in batches], axis=0
     )  # (T, 4H): each minibatch counts the same
@@ -255,17 +249,6 @@ def test_test_cost_adds_the_columns_and_changes_nothing_else(options, tmp_path):
     assert {name: best[name] for name in tested} == {name: summary[name] for name in tested}
     clock = {"seconds", "updates_per_second"}
     assert {k: v for k, v in summary.items() if k not in clock} == {k: v for k, v in plain.items() if k not in clock}
-
-
-@pytest.mark.parametrize("options", [{}, BN])
-def test_written_predictions_are_the_test_error(options, tmp_path):
-    summary = run(tmp_path / "run", write_predictions=True, epochs=3, learning_rate=0.02, **options)
-    arrays, _ = load_arrays(tmp_path / "run" / "predictions.safetensors")
-    images = experiment().data.test
-    assert arrays["probability"].shape == (30, 10) and np.array_equal(arrays["label"], images.labels)
-    np.testing.assert_allclose(arrays["probability"].sum(axis=1), 1, rtol=1e-5)
-    assert (arrays["probability"].argmax(axis=1) != images.labels).mean() == pytest.approx(summary["test_error"])
-    assert len(np.unique(arrays["probability"].argmax(axis=1))) > 1
 
 
 @pytest.mark.parametrize(
@@ -306,7 +289,7 @@ def test_a_warm_start_has_the_parameters_of_the_other_run(file, tmp_path):
 def test_a_warm_start_from_another_model_is_refused(first, changes, tmp_path):
     run(tmp_path / "first", epochs=1, **first)
     path = tmp_path / "first" / "best.safetensors"
-    with pytest.raises(UserError, match=r"^--load-path .*best.safetensors holds another model: load_state_dict: "):
+    with pytest.raises(UserError, match=r"best.safetensors holds another model: "):
         run(tmp_path / "second", load_path=str(path), **changes)
     with pytest.raises(UserError, match="there is no checkpoint"):
         run(tmp_path / "second", load_path=str(tmp_path / "nowhere.safetensors"))

@@ -6,15 +6,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import minizone.experiments.semantic as semantic
 import minizone.runs.plotting as plotting
-from minizone import Tensor, UserError, gradcheck
+import minizone.runs.training as training
+from minizone import Tensor, gradcheck
 from minizone.backend import stream
 from minizone.experiments.semantic import PRESETS, Semantic, linear_zoneout, linear_zoneout_unrolled
 from minizone.runs.files import load_arrays, read_rows
 from minizone.runs.training import Interrupted, fit
-from tests.commands.test_run import command, refused
+from tests.commands.test_run import command
 from tests.helpers import ROUNDING, assert_same, normal
-from tests.runs.test_training import quiet, same_run
+from tests.helpers.runs import quiet, same_run
 
 TINY = replace(PRESETS["quick"], epochs=2, updates_per_epoch=6)
 EYE = np.eye(2)
@@ -156,6 +158,13 @@ def test_validation_is_the_mean_over_minibatches_with_noise_and_always_the_same(
 # ---- runs
 
 
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+    """Only the run of `finished`, which is made before this, draws its figures."""
+    monkeypatch.setattr(training, "plot_runs", quiet)
+    monkeypatch.setattr(semantic, "plot_networks", quiet)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "finished"
@@ -240,38 +249,10 @@ def test_farewell_says_which_identity_W_is_near(W, said):
     assert words[2].startswith("without zoneout: W is -I") and words[3].count("[") == 3
 
 
-# ---- settings
-
-
-def test_the_paper_preset_is_the_authors_script():
-    s = PRESETS["paper"]
-    assert s.epochs * s.updates_per_epoch == 100_000 == 2 * PRESETS["quick"].epochs * PRESETS["quick"].updates_per_epoch
-    assert (s.dim, s.seq_len, s.batch_size, s.noise_level, s.zoneout_prob) == (2, 10, 32, 0.01, 0.1)
-    assert (s.algorithm, s.learning_rate, s.clipping) == ("sgd", 1e-4, 0)
-    assert s.label() == "zoneout0.1-seed1"
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("dim", 0), ("seq_len", 0), ("updates_per_epoch", 0), ("noise_level", -1.0), ("noise_level", np.inf),
-     ("zoneout_prob", 1.5), ("zoneout_prob", np.nan)],
-)  # fmt: skip
-def test_values_that_no_run_could_use_are_refused(name, value):
-    with pytest.raises(UserError, match=f"--{name.replace('_', '-')} must be .*, got {value}"):
-        replace(TINY, **{name: value}).check()
-
-
 def test_from_the_command_line(tmp_path):
     done = command("semantic", "--epochs", "1", "--updates_per_epoch", "5", cwd=tmp_path)
     assert done.returncode == 0 and done.stderr == "" and "without zoneout: W is -I" in done.stdout
     assert (tmp_path / "runs/semantic/zoneout0.1-seed1/semantic.png").exists()
-
-
-def test_flags_that_would_do_nothing_are_not_offered(tmp_path):
-    shown = command("semantic", "--help").stdout
-    for flag in ("--hidden-size", "--clipping", "--weight-noise", "--write-predictions"):
-        assert flag not in shown
-    assert "--hidden-size" in refused("semantic", "--hidden-size", "1", cwd=tmp_path)
 
 
 # ---- the claim

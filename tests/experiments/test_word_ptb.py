@@ -1,4 +1,4 @@
-"""Word-level Penn Treebank: rows of text, the state that is carried, perplexity, the schedule, the model's size."""
+"""Word-level Penn Treebank: rows of text, the state that is carried, the loss and the perplexity, and the model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 import minizone.runs.training as training
 from minizone import Tensor
 from minizone.autograd.ops import softmax_cross_entropy
-from minizone.backend import stream
 from minizone.data import load_words
 from minizone.experiments import language, word_ptb
 from minizone.experiments.word_ptb import PRESETS, REFERENCE, Rows, WordModel, WordPTB, WordSettings
@@ -20,7 +19,7 @@ from minizone.layers import init
 from minizone.runs.files import load_arrays, read_rows
 from minizone.runs.training import Interrupted, fit
 from tests.helpers import real_data, rng
-from tests.runs.test_training import quiet, same_run
+from tests.helpers.runs import quiet, same_run
 
 TINY = replace(
     PRESETS["quick"],
@@ -243,26 +242,11 @@ def test_an_untrained_model_is_as_perplexed_as_its_vocabulary_is_large():
     assert made.validate() == pytest.approx(made.data.vocabulary_size, rel=0.01)
 
 
-def test_learning_rate_of_the_paper_is_1_for_14_epochs_and_then_divided_by_1_15_each():
-    rates = [PRESETS["paper"].rate(epoch) for epoch in range(1, 56)]
-    assert rates[:14] == [1.0] * 14
-    assert rates[14:] == pytest.approx([1.15**-k for k in range(1, 42)], rel=1e-12)
-
-
 def test_a_run_follows_the_schedule(tmp_path):
     run(tmp_path / "run", epochs=4, lr_decay=2.0, decrease_lr_after_epoch=2, learning_rate=0.5)
     rows = read_rows(tmp_path / "run" / "metrics.jsonl")
     assert [row["learning_rate"] for row in rows] == [0.5, 0.5, 0.25, 0.125]
     assert list(rows[0])[3:5] == ["train_ppl", "valid_ppl"]
-
-
-def test_predictions_say_what_the_perplexity_says(tmp_path):
-    summary = run(tmp_path / "run", write_predictions=True)
-    arrays, _ = load_arrays(tmp_path / "run" / "predictions.safetensors")
-    text = experiment().data.test
-    assert np.array_equal(arrays["target"], text[1:])
-    assert np.exp(-arrays["log_probability"].mean()) == pytest.approx(summary["test_ppl"], rel=1e-5)
-    assert {array.shape for array in arrays.values()} == {(len(text) - 1,)}
 
 
 # ---- the model
@@ -298,41 +282,43 @@ def test_the_paper_preset_on_ptb(weightless):
     assert made.reference is REFERENCE
 
 
-def test_the_paper_preset_is_that_of_zaremba():
-    s = PRESETS["paper"]
-    assert (s.batch_size, s.seq_len, s.algorithm, s.clipping, s.clip_what) == (20, 35, "sgd", 10.0, "gradient")
-    assert (s.dropout, s.initialization, s.init_width, s.forget_bias, s.epochs) == (0.65, "uniform", 0.08, 0.0, 55)
-    assert s.steps == 35 and (s.z_prob_cells, s.z_prob_states) == (0, 0)
+def inputs_of_the_layer(made: WordPTB, words: np.ndarray) -> list[np.ndarray]:
+    """What enters the only recurrent layer, in training and in evaluation."""
+    entered = []
+    (layer,) = made.model.rnn.layers
+
+    def states(x, state, rng, record):
+        entered.append(x.data)
+        return (x,)
+
+    layer.states = states
+    made.model(words, rng=rng())
+    made.model(words)
+    return entered
 
 
 @pytest.mark.parametrize("p", [0.3, 0.65])
 def test_dropout_of_the_embedding_between_the_layers_and_of_the_output(p):
     """With recurrent layers that are left out, the scores are those of embeddings dropped in one place."""
     made = experiment(dropout=p, num_layers=1, z_prob_cells=0.0, z_prob_states=0.0)
-    words, seen = made.batches(1)[0][1], []
-    (layer,) = made.model.rnn.layers
-    layer.states = lambda x, state, rng, record: (seen.append(x.data), (x,))[1]
-    made.model(words, rng=rng())
-    made.model(words)
+    words = made.batches(1)[0][1]
+    in_training, in_evaluation = inputs_of_the_layer(made, words)
     embedded = made.model.embedding(words).data
-    ratio = seen[0] / embedded
+    ratio = in_training / embedded
     assert np.isclose(ratio, 0).any() and np.isclose(ratio, 1 / (1 - p)).any()
     assert (np.isclose(ratio, 0) | np.isclose(ratio, 1 / (1 - p), rtol=1e-6)).all()
-    assert np.array_equal(seen[1], embedded)
+    assert np.array_equal(in_evaluation, embedded)
 
 
 def test_dropped_words_are_columns_of_zeros_in_training_and_shrunk_in_evaluation():
     made = experiment(input_drop=0.5, num_layers=1, dropout=0.0, z_prob_states=0.0)
-    words, seen = np.repeat(made.batches(1)[0][1], 50, axis=1), []
-    (layer,) = made.model.rnn.layers
-    layer.states = lambda x, state, rng, record: (seen.append(x.data), (x,))[1]
-    made.model(words, rng=stream(1, "noise"))
-    made.model(words)
+    words = np.repeat(made.batches(1)[0][1], 50, axis=1)
+    in_training, in_evaluation = inputs_of_the_layer(made, words)
     embedded = made.model.embedding(words).data
-    dropped = (seen[0] == 0).all(axis=1)  # (T, B)
-    assert np.array_equal(seen[0], embedded * ~dropped[:, None])
+    dropped = (in_training == 0).all(axis=1)  # (T, B)
+    assert np.array_equal(in_training, embedded * ~dropped[:, None])
     assert abs(dropped.mean() - 0.5) < 5 * (0.25 / dropped.size) ** 0.5
-    np.testing.assert_allclose(seen[1], 0.5 * embedded, rtol=1e-6)
+    np.testing.assert_allclose(in_evaluation, 0.5 * embedded, rtol=1e-6)
 
 
 def test_numbers_of_the_paper_are_shown_beside_runs_on_the_whole_of_ptb_only(monkeypatch):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minizone.kernels.gpu import bn_lstm, cells, cuda, optim, tokens
+from minizone.kernels.gpu import bn_lstm, cuda, gru, lstm, optim, products, rnn, softmax, tokens
 from minizone.kernels.gpu.cuda import Kernel, Reduction
 
 LETTERS = {  # what the capital letters in the parameters of a kernel stand for
@@ -20,7 +20,7 @@ LETTERS = {  # what the capital letters in the parameters of a kernel stand for
 }
 KERNELS = [
     value
-    for file in (bn_lstm, cells, optim, tokens)
+    for file in (gru, lstm, rnn, optim, products, softmax, tokens)
     for value in vars(file).values()
     if isinstance(value, Kernel | Reduction)
 ]

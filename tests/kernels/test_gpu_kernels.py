@@ -6,6 +6,7 @@ To add a kernel, add its row to `step_arguments` or to `stack_arguments`. A func
 from __future__ import annotations
 
 import inspect
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,13 @@ from minizone import Device
 from minizone.backend import to_host
 from minizone.kernels import cpu as cpu_kernels
 from minizone.kernels import gpu as gpu_kernels
+from minizone.kernels.step import Gradients, Masks, Normalization
 from tests.helpers import Arrays, rng
 
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-12}  # times the largest element
 SIZES = [(5, 7), (1, 1), (33, 2), (2, 33)]  # H, B
-OPTIMIZERS = {"sgd", "momentum", "rms_prop", "adam", "step_clipped", "norm"}  # tested in test_gpu_optim.py
-OTHERS = {"product", "add_product", "small_blocks", "check_tokens", "add_up_tokens"}  # tested one by one below
+OPTIMIZERS = {"clip_factor", "norm"}  # tested in test_gpu_optim.py
+OTHERS = {"product", "add_product", "check_tokens", "add_up_tokens"}  # tested one by one below
 
 both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
@@ -33,55 +35,71 @@ FLAG = "flag"  # a bool
 
 
 def step_arguments(H: int, B: int) -> dict[str, dict[str, Any]]:
-    """The arguments of the functions for one time step."""
+    """The arguments of the functions for one time step, the fields of Masks, Gradients and Normalization by name."""
     state = (H, B)
-    bn_vectors = {"gamma": (8 * H,), "b": (4 * H,), "gamma_c": (H,), "beta_c": (H,)}
-    bn_statistics = ((9 * H,), (9 * H,), (9 * H,))  # mean, variance, 1 / sqrt(variance + epsilon)
+    masks_of_lstm = {"keep_h": MASK, "keep_c": MASK, "input_mask": MASK}
+    masks_of_gru = {"keep_h": MASK, "input_mask": MASK}
+    d_h = {"dh": state, "dh_out": MAYBE, "dh_before": state}
+    d_c = {"dc": state, "dc_out": MAYBE, "dc_before": state}
+    norm = {
+        "gamma": (8 * H,), "b": (4 * H,), "gamma_c": (H,), "beta_c": (H,), "mean": (9 * H,), "variance": (9 * H,),
+        "inverse": (9 * H,), "ones": (B,), "epsilon": 1e-5, "given": FLAG,
+    }  # fmt: skip
     return {
         "lstm_forward": {
-            "a": (4 * H, B), "h": state, "c": state, "keep_h": MASK, "keep_c": MASK, "input_mask": MASK,
-            "new_h": state, "new_c": state, "tanh_c": state, "scratch": (4 * H, B),
+            "a": (4 * H, B), "h": state, "c": state, **masks_of_lstm, "new_h": state, "new_c": state,
+            "tanh_c": state, "scratch": (4 * H, B),
         },
         "lstm_backward": {
-            "a": (4 * H, B), "c": state, "tanh_c": state, "keep_h": MASK, "keep_c": MASK, "input_mask": MASK,
-            "dh": state, "dc": state, "more_h": MAYBE, "more_c": MAYBE, "dh_old": state, "dc_old": state,
-            "scratch": (4 * H, B),
+            "a": (4 * H, B), "c": state, "tanh_c": state, **masks_of_lstm, **d_h, **d_c, "scratch": (4 * H, B),
         },
         "gru_gates_forward": {"a": (3 * H, B), "h": state, "reset_h": state},
-        "gru_forward": {
-            "a": (3 * H, B), "h": state, "keep_h": MASK, "input_mask": MASK, "new_h": state, "scratch": (3 * H, B),
-        },
-        "gru_backward": {
-            "a": (3 * H, B), "h": state, "keep_h": MASK, "input_mask": MASK, "dh": state, "more_h": MAYBE,
-            "dh_old": state, "scratch": (3 * H, B),
-        },
+        "gru_forward": {"a": (3 * H, B), "h": state, **masks_of_gru, "new_h": state, "scratch": (3 * H, B)},
+        "gru_backward": {"a": (3 * H, B), "h": state, **masks_of_gru, **d_h, "scratch": (3 * H, B)},
         "gru_gates_backward": {
-            "a": (3 * H, B), "h": state, "hidden_mask": MASK, "d_reset": state, "dh_old": state,
+            "a": (3 * H, B), "h": state, "hidden_mask": MASK, "d_reset": state, "h_before": state,
             "scratch": (3 * H, B),
         },
         "rnn_forward": {"a": state, "h": state, "keep_h": MASK, "relu": FLAG, "new_h": state, "scratch": (2 * H, B)},
-        "rnn_backward": {"a": state, "keep_h": MASK, "relu": FLAG, "dh": state, "more_h": MAYBE, "dh_old": state},
+        "rnn_backward": {"a": state, "keep_h": MASK, "relu": FLAG, **d_h},
         "bn_lstm_forward": {
-            "s_hat": (8 * H, B), **bn_vectors, "statistics": bn_statistics, "epsilon": 1e-5, "given": FLAG,
-            "h": state, "c": state, "keep_h": MASK, "keep_c": MASK, "input_mask": MASK, "a": (4 * H, B),
-            "new_h": state, "new_c": state, "c_hat": state, "tanh_c": state, "ones": (B,), "scratch": (8 * H, B),
+            **norm, "s_hat": (8 * H, B), "h": state, "c": state, **masks_of_lstm, "a": (4 * H, B), "new_h": state,
+            "new_c": state, "c_hat": state, "tanh_c": state, "scratch": (8 * H, B),
         },
         "bn_lstm_backward": {
-            "a": (4 * H, B), "s_hat": (8 * H, B), "c_hat": state, "tanh_c": state, "scale": (9 * H,), "given": FLAG,
-            "c": state, "keep_h": MASK, "keep_c": MASK, "input_mask": MASK, "dh": state, "dc": state,
-            "more_h": MAYBE, "more_c": MAYBE, "dh_old": state, "dc_old": state, "d_gamma": (9 * H,),
-            "d_beta": (5 * H,), "room": state, "ones": (B,), "scratch": (8 * H, B),
+            **norm, "a": (4 * H, B), "s_hat": (8 * H, B), "c_hat": state, "tanh_c": state, "c": state,
+            **masks_of_lstm, **d_h, **d_c, "d_gamma": (9 * H,), "d_beta": (5 * H,), "d_normalized": state,
+            "scratch": (8 * H, B),
         },
     }  # fmt: skip
+
+
+POSITIVE = {"mean", "variance", "inverse"}  # random numbers of these arguments are in [0, 1)
+
+
+def grouped(function: Any, given: Arrays) -> Arrays:
+    """The arguments as the function takes them: masks, gradients and normalization in their tuples."""
+    flat = dict(given)
+
+    def taken(**names: str) -> Arrays:
+        return {field: flat.pop(name, None) for field, name in names.items()}
+
+    parameters = inspect.signature(function).parameters
+    if "masks" in parameters:
+        flat["masks"] = Masks(**taken(**{field: field for field in Masks._fields}))
+    if "d" in parameters:
+        flat["d"] = Gradients(**taken(**{field: f"d{field}" for field in Gradients._fields}))
+    if "norm" in parameters and "norm" not in flat:
+        flat["norm"] = Normalization(**taken(**{field.name: field.name for field in fields(Normalization)}))
+    return flat
 
 
 def stack_arguments(x: np.ndarray, M: int, D: int) -> dict[str, dict[str, Any]]:
     """The arguments of the functions for many time steps: x (T, D, B), or tokens (T, B) below D."""
     out = (len(x), M, x.shape[-1])
     return {
-        "projection": {"x": x, "W_x": (M, D), "b": (M,), "a": out},
-        "projector": {"x": x, "W_x": (M, D), "s": out},
-        "times_columns": {"a": (M, D), "x": x},
+        "project": {"x": x, "W_x": (M, D), "b": (M,), "out": out},
+        "times_stack": {"W": (M, D), "x": x},
         "take_columns": {"W": (M, D), "tokens": x},
         "cross_entropy_forward": {"scores": (len(x), D, x.shape[-1]), "targets": x},
         "cross_entropy_backward": {"p": (len(x), D, x.shape[-1]), "targets": x, "gy": np.asarray(0.7)},
@@ -89,10 +107,11 @@ def stack_arguments(x: np.ndarray, M: int, D: int) -> dict[str, dict[str, Any]]:
 
 
 UNSPECIFIED = {  # arguments whose values after the call have no meaning
-    "lstm_backward": ["dh"],
+    "lstm_backward": ["dh", "dc"],
     "gru_backward": ["dh"],
+    "rnn_backward": ["dh"],
     "gru_gates_backward": ["d_reset"],
-    "bn_lstm_backward": ["a", "c_hat", "tanh_c", "room"],
+    "bn_lstm_backward": ["a", "c_hat", "tanh_c", "dh", "dc", "d_normalized"],
 }
 STEPS = list(step_arguments(1, 1))
 STACKS = list(stack_arguments(np.zeros((1, 1), int), 1, 1))
@@ -126,10 +145,8 @@ def filled(row: dict[str, Any], H: int, B: int, dtype: Any, **given: Any) -> Arr
     def value_of(name: str, what: Any) -> Any:
         if name in given:
             return given[name]
-        if isinstance(what, tuple) and isinstance(what[0], tuple):
-            return tuple(generator.random(shape).astype(dtype) for shape in what)
         if isinstance(what, tuple):
-            return generator.standard_normal(what)
+            return generator.random(what) if name in POSITIVE else generator.standard_normal(what)
         if not isinstance(what, str):
             return what  # a number, or an array of inputs
         if what == MASK:
@@ -154,8 +171,6 @@ def is_float(value: Any) -> bool:
 
 def there(device: Device, value: Any) -> Any:
     """A copy of an argument on the device."""
-    if isinstance(value, tuple):
-        return tuple(there(device, each) for each in value)
     return device.to_device(value.copy()) if isinstance(value, np.ndarray) else value
 
 
@@ -163,15 +178,10 @@ def call(device: Device, name: str, arguments: Arrays) -> Arrays:
     """All arguments that are arrays, as they are after the call, and what the function returns."""
     kernels = cpu_kernels if device.name == "cpu" else gpu_kernels
     given = {key: there(device, value) for key, value in arguments.items()}
-    returned = getattr(kernels, name)(**given)
-    if callable(returned):  # a projection, to be called for every step
-        for t in range(len(arguments["x"])):
-            returned(t)
-        returned = None
+    function = getattr(kernels, name)
+    returned = function(**grouped(function, given))
     results = returned if isinstance(returned, tuple) else (returned,)
     named = given | {f"result {k}": value for k, value in enumerate(results)}
-    if isinstance(given.get("statistics"), tuple):
-        named |= dict(zip(("mean", "variance", "inverse"), named.pop("statistics"), strict=True))
     for unspecified in ("scratch", *UNSPECIFIED.get(name, ())):
         named.pop(unspecified, None)
     return {key: to_host(value) for key, value in named.items() if hasattr(value, "dtype")}
@@ -247,7 +257,7 @@ def test_a_mask_of_1_keeps_the_old_value_to_the_bit_and_a_mask_of_0_takes_the_ne
         found = call(gpu, name, arguments)
         for state in (each.removeprefix("keep_") for each in keeps):
             forward = name.endswith("forward")
-            old, new = (state, f"new_{state}") if forward else (f"d{state}", f"d{state}_old")
+            old, new = (state, f"new_{state}") if forward else (f"d{state}", f"d{state}_before")
             np.testing.assert_array_equal(found[new], arguments[old], new)
 
 
@@ -267,11 +277,9 @@ def test_products_with_and_without_a_mask(gpu, masks, dtype):
         keep = mask(MASKS[masks], M, B, generator)
         keep = None if keep is None else keep.astype(dtype)
         for device, kernels in ((gpu, gpu_kernels), (Device(), cpu_kernels)):
-            blocks, columns = kernels.small_blocks(there(device, W), B), there(device, h)
-            first, second, room = there(device, out), there(device, out), there(device, out)
-            scratch = there(device, out)
-            kernels.product(blocks, columns, first, scratch)
-            kernels.add_product(blocks, columns, second, there(device, keep), room, scratch)
+            first, second, scratch = there(device, out), there(device, out), there(device, out)
+            kernels.product(there(device, W), there(device, h), first)
+            kernels.add_product(there(device, W), there(device, h), second, there(device, keep), scratch)
             found[device.name] = {"product": to_host(first), "sum": to_host(second)}
         assert_close(found["gpu"], found["cpu"], dtype)
 
@@ -289,7 +297,7 @@ def out_of_range(V: int, integer: Any) -> np.ndarray:
 
 @both_dtypes
 @pytest.mark.parametrize("sizes", [(3, 5, 7, 6), (1, 1, 1, 1), (3, 130, 5, 140)], ids=str)
-@pytest.mark.parametrize("name", ["projection", "projector", "times_columns"])
+@pytest.mark.parametrize("name", ["project", "times_stack"])
 def test_products_of_all_steps(gpu, name, sizes, dtype):
     T, D, B, M = sizes
     x = rng(T).standard_normal((T, D, B)).astype(dtype)
@@ -298,9 +306,9 @@ def test_products_of_all_steps(gpu, name, sizes, dtype):
 
 @both_dtypes
 @every_integer
-@pytest.mark.parametrize("name", ["projection", "projector", "take_columns"])
+@pytest.mark.parametrize("name", ["project", "take_columns"])
 def test_a_token_selects_its_column_and_one_out_of_range_nan(gpu, name, integer, dtype):
-    out = {"projection": "a", "projector": "s", "take_columns": "result 0"}[name]
+    out = {"project": "out", "take_columns": "result 0"}[name]
     for T, B, M, V in ((3, 4, 5, 6), (1, 1, 1, 1), (2, 33, 3, 250)):
         tokens, wrong = rng(T).integers(V, size=(T, B)).astype(integer), np.arange(T * B).reshape(T, B) % 5 == 0
         expected = check(gpu, name, filled(stack_arguments(tokens, M, V)[name], M, B, dtype), dtype)[out]

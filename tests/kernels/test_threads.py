@@ -13,22 +13,15 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from minizone.kernels.cpu.threads import follower, in_threads, one_blas_thread
+from minizone.kernels.cpu.threads import follower
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def blas_threads() -> list[int]:
-    """Of NumPy's BLAS; SciPy, which scikit-learn imports, brings another one."""
+    """Of NumPy's BLAS."""
     pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
     return [pool["num_threads"] for pool in pools if "numpy" in pool["filepath"] or len(pools) == 1]
-
-
-def test_in_threads_keeps_the_order_and_runs_side_by_side():
-    assert in_threads(lambda x: x * x, [3, 1, 2]) == [9, 1, 4]
-    barrier = threading.Barrier(2, timeout=20)  # passed only by two at once
-    if len(os.sched_getaffinity(0)) > 1:
-        assert sorted(in_threads(lambda _: barrier.wait(), [0, 1])) == [0, 1]
 
 
 @pytest.mark.parametrize("worth", [True, False])
@@ -67,10 +60,9 @@ def test_blas_has_one_thread_inside_and_what_it_had_before_outside():
 def check_blas_threads() -> None:
     before = blas_threads()
     assert before and set(before) == {2}
-    for context in (one_blas_thread(), follower(True)):
-        with context:
-            assert set(blas_threads()) == {1}
-        assert blas_threads() == before
+    with follower(True):
+        assert set(blas_threads()) == {1}
+    assert blas_threads() == before
     with follower(False):
         assert blas_threads() == before
 
@@ -79,15 +71,16 @@ def check_blas_threads() -> None:
 def test_a_forked_process_makes_threads_of_its_own():
     code = """
 import os, sys
-from minizone.kernels.cpu.threads import follower, in_threads
+from minizone.kernels.cpu.threads import follower
 def use():
+    done = []
     with follower(True) as later:
-        later(lambda: None)
-    return in_threads(lambda x: x + 1, [1, 2])
+        later(done.append, 1)
+    return done
 use()
 child = os.fork()
 if child == 0:
-    os._exit(0 if use() == [2, 3] else 1)
+    os._exit(0 if use() == [1] else 1)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, timeout=60)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -27,7 +26,6 @@ LARGE = (20, 100, 100)  # T, H, B of masks whose share of zeros is measured
 N = 20 * 100 * 100
 
 both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
-no_probability = pytest.mark.parametrize("p", [-0.1, 1.5, float("nan"), float("inf")])
 
 
 def quiet(*words):
@@ -61,32 +59,23 @@ def assert_identical(actual: dict, expected: dict) -> None:
 
 
 @both_dtypes
-@pytest.mark.parametrize("p", [0.1, 0.5, 0.65, 0.9])
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_dropout_mask_is_0_or_the_inverse_of_what_is_left(p, dtype):
     mask = dropout_mask(p, LARGE, rng(), dtype)
     assert mask.shape == LARGE and mask.dtype == dtype
     assert set(np.unique(mask)) == {0, dtype(1 / (1 - p))}
     assert abs((mask == 0).sum() - p * N) < 5 * (N * p * (1 - p)) ** 0.5
-    assert abs(mask.mean(dtype=np.float64) - 1) < 5 * (p / (1 - p) / N) ** 0.5
+    assert np.array_equal(mask, dropout_mask(p, LARGE, rng(), dtype))
+    assert not np.array_equal(mask, dropout_mask(p, LARGE, rng(1), dtype))
 
 
-@pytest.mark.parametrize("generator", [None, rng()])
-def test_there_is_no_dropout_mask_in_evaluation_and_none_for_probability_0(generator):
+def test_there_is_no_dropout_mask_in_evaluation_and_none_for_probability_0():
     assert dropout_mask(0.5, LARGE, None) is None
-    assert dropout_mask(0.0, LARGE, generator) is None
+    assert dropout_mask(0.0, LARGE, rng()) is None
 
 
 def test_dropout_of_everything_is_a_mask_of_zeros_without_a_warning():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert not dropout_mask(1.0, (3, 4), rng()).any()
-
-
-def test_dropout_mask_follows_from_the_generator_and_has_the_shape_that_was_asked_for():
-    first = dropout_mask(0.5, (7, 5), rng(1))
-    assert np.array_equal(first, dropout_mask(0.5, (7, 5), rng(1)))
-    assert not np.array_equal(first, dropout_mask(0.5, (7, 5), rng(2)))
-    assert dropout_mask(0.5, (1, 7, 5), rng()).shape == (1, 7, 5)
+    assert not dropout_mask(1.0, (3, 4), rng()).any()  # a warning is an error in all tests
 
 
 @pytest.mark.parametrize(("variational", "steps"), [(False, 2), (True, 1)])
@@ -119,7 +108,7 @@ def test_input_mask_of_probability_0_is_none_and_of_1_is_zeros():
     assert input_mask(1.0, 2, 3, 4, None) == 0
 
 
-@no_probability
+@pytest.mark.parametrize("p", [-0.1, 1.5, float("nan"), float("inf")])
 def test_what_is_no_probability_is_named(p):
     with pytest.raises(ValueError, match=rf"^the dropout probability must be in \[0, 1\], got {p}$"):
         dropout_mask(p, (2, 2), rng())
@@ -146,21 +135,16 @@ def test_weight_noise_is_on_every_matrix_and_on_nothing_else(dtype):
     assert len(np.unique(drawn.astype(np.float32).round(9))) > 0.99 * drawn.size, "no element's noise is another's"
 
 
-def test_weights_are_restored_to_the_bit_and_are_the_same_arrays():
+def test_weights_are_restored_to_the_bit_also_after_an_exception():
     model = TwoLayers()
     clean, arrays = copies(model), model.state_dict()
     with weight_noise(model, 1e3, rng()):
         pass
     assert_identical(model.state_dict(), clean)
-    assert all(model.state_dict()[name] is array for name, array in arrays.items())
-
-
-def test_weights_are_restored_also_after_an_exception():
-    model = TwoLayers()
-    clean = copies(model)
     with pytest.raises(KeyboardInterrupt), weight_noise(model, 1e3, rng()):
         raise KeyboardInterrupt
     assert_identical(model.state_dict(), clean)
+    assert all(model.state_dict()[name] is array for name, array in arrays.items())
 
 
 def test_the_same_generator_gives_the_same_noise_and_another_one_another():
@@ -220,13 +204,10 @@ def test_an_update_applies_the_gradient_at_the_noisy_weights_to_the_clean_ones(t
 # ---- the norm stabilizer
 
 
-def stabilizer_by_hand(s: np.ndarray) -> float:
-    T, _, B = s.shape
-    total = 0.0
-    for n in range(B):
-        for t in range(1, T):
-            total += (np.sqrt(sum(v**2 for v in s[t, :, n])) - np.sqrt(sum(v**2 for v in s[t - 1, :, n]))) ** 2
-    return total / T / B
+def stabilizer_by_hand(states: np.ndarray) -> float:
+    T, _, B = states.shape
+    norms = np.sqrt((states**2).sum(axis=1))
+    return float(((norms[1:] - norms[:-1]) ** 2).sum() / T / B)
 
 
 @pytest.mark.parametrize("shape", [(5, 4, 3), (2, 1, 1), (7, 3, 1), (1, 4, 3)])
@@ -253,39 +234,28 @@ def test_gradient_of_the_norm_stabilizer(method):
 def test_states_of_zero_have_a_finite_penalty_and_gradient(zero, dtype):
     s = Tensor(normal(4, 3, 2).astype(dtype))
     s.data[zero] = 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        penalty = norm_stabilizer(s)
-        penalty.backward()
+    penalty = norm_stabilizer(s)
+    penalty.backward()
     assert penalty.dtype == s.grad.dtype == dtype
     assert np.isfinite(float(penalty)) and np.isfinite(s.grad).all()
     assert float(penalty) == pytest.approx(stabilizer_by_hand(s.data.astype(np.float64)), rel=1e-5, abs=1e-15)
     assert not s.grad[zero].any(), "a norm of 0 has no direction"
 
 
-def test_turning_without_growing_costs_nothing():
-    angle = np.linspace(0, 3, 8)
-    states = 5 * np.stack([np.cos(angle), np.sin(angle)], axis=1)[:, :, None]
-    assert float(norm_stabilizer(Tensor(states))) < 1e-28
-
-
 # ---- l2
 
 
-def test_l2_penalty_is_the_sum_of_squares_of_all_matrices():
-    model = TwoLayers()
+@both_dtypes
+def test_l2_penalty_is_the_sum_of_squares_of_all_matrices(dtype):
+    model = TwoLayers(dtype=dtype)
     for parameter in model.parameters():
         parameter.data[...] = rng(parameter.data.size).standard_normal(parameter.shape)
     penalty = l2_penalty(model)
     expected = sum((model.state_dict()[name].astype(np.float64) ** 2).sum() for name in MATRICES)
-    assert float(penalty) == pytest.approx(expected, rel=1e-5) and penalty.dtype == np.float32
+    assert float(penalty) == pytest.approx(expected, rel=1e-5) and penalty.dtype == dtype
     penalty.backward()
     for name, parameter in model.named_parameters():
         if name in MATRICES:
             np.testing.assert_array_equal(parameter.grad, 2 * parameter.data, err_msg=name)
         else:
             assert parameter.grad is None, name
-
-
-def test_l2_penalty_of_a_model_in_float64_is_computed_in_it():
-    assert l2_penalty(TwoLayers(dtype=np.float64)).dtype == np.float64

@@ -9,8 +9,9 @@ import pytest
 
 from minizone import BNLSTM, no_grad
 from minizone.recurrent.bn_lstm import Statistics, bn_lstm, parts
-from tests.helpers import H, assert_same, dense_and_tokens, masks, run, tensors
-from tests.helpers.bn import bn_problem, by_hand, known_statistics
+from tests.helpers import D, H, assert_same, dense_and_tokens, masks, one_hot, run, tensors
+from tests.helpers.bn import bn_problem, known_statistics
+from tests.helpers.by_hand import bn_lstm_by_hand
 
 
 def test_mean_and_variance_start_at_0_and_1_and_have_a_part_for_each_sum():
@@ -30,9 +31,10 @@ def test_collected_statistics_follow_the_minibatches_by_the_formula(tokens):
     own["variance"] = np.ones((6, 9 * H))
     for update, T in enumerate((4, 8)):  # shorter than T_max, and longer
         arguments = bn_problem(T, 3, tokens=tokens, seed=update)
+        dense = arguments | ({"x": one_hot(arguments["x"], D)} if tokens else {})
         options = masks("independent", T, H, 3, inputs=True)
         h, _ = bn_lstm(**arguments, **options, statistics=statistics.collect)
-        expected = by_hand(arguments, options)
+        expected = bn_lstm_by_hand(**dense, **options)
         np.testing.assert_allclose(h.data, expected["h"], rtol=1e-11)  # those of the minibatch were used
         for name, array in own.items():
             n = min(T, 6)
@@ -92,7 +94,7 @@ def test_one_example_alone_has_no_variance_in_training():
 def test_reestimated_statistics_are_the_plain_mean_of_all_minibatches(way):
     statistics, batches = known_statistics(6), [bn_problem(T, 3, seed=T) for T in (4, 2, 8)]
     before = statistics.mean, statistics.variance, statistics.mean.copy()
-    expected = [by_hand(arguments, {}) for arguments in batches]
+    expected = [bn_lstm_by_hand(**arguments) for arguments in batches]
     with statistics.reestimate():
         assert statistics.reestimating
         for arguments, own in zip(batches, expected, strict=True):

@@ -19,6 +19,7 @@ from minizone.experiments import char_ptb, gradients, pmnist, semantic, seq2seq,
 from minizone.experiments.char_ptb import CharPTB
 from minizone.runs.files import load_arrays, read_rows
 from minizone.runs.training import Interrupted, fit
+from tests.helpers.commands import refused_here
 from tests.standin import Counts
 
 CHARACTERS = {
@@ -203,10 +204,9 @@ def test_the_log_names_the_device_its_memory_and_cuda(gpu, tmp_path):
     assert config["machine"] == gpu.description and {"cupy", "cuda"} <= config["versions"].keys()
 
 
-def test_memory_that_runs_out_is_a_sentence_with_a_batch_size_to_try(gpu, cupy, program, capsys, tmp_path):
+def test_memory_that_runs_out_is_a_sentence_with_a_batch_size_to_try(gpu, cupy, capsys, tmp_path):
     cupy.too_large = 20_000
     flags = f"char-ptb --dataset manual --device gpu --batch-size 16 --out {tmp_path / 'x'}"
-    assert program.main(flags.split()) == 2
-    said = capsys.readouterr().err
+    said = refused_here(capsys, *flags.split())
     assert "out of memory: Out of memory allocating " in said and said.count("\n") == 1
     assert "try --batch-size 8 or a smaller --hidden-size" in said

@@ -2,61 +2,23 @@
 
 from __future__ import annotations
 
-from minizone.kernels.cpu.bn_lstm import (
-    bn_lstm_backward,
-    bn_lstm_forward,
-    bn_lstm_gates_backward,
-    bn_lstm_gates_forward,
-    bn_lstm_output_backward,
-    bn_lstm_output_forward,
-    normalize_backward,
-    normalize_forward,
-)
-from minizone.kernels.cpu.cells import (
-    add_product,
-    gru_backward,
-    gru_forward,
-    gru_gates_backward,
-    gru_gates_forward,
-    lstm_backward,
-    lstm_forward,
-    product,
-    rnn_backward,
-    rnn_forward,
-    small_blocks,
-)
-from minizone.kernels.cpu.optim import (
-    adam,
-    momentum,
-    norm,
-    rms_prop,
-    sgd,
-    step_clipped,
-)
-from minizone.kernels.cpu.tokens import (
-    PART,
-    add_up_tokens,
-    check_tokens,
-    cross_entropy_backward,
-    cross_entropy_forward,
-    projection,
-    projector,
-    take_columns,
-    times_columns,
-)
+from minizone.kernels.cpu.bn_lstm import bn_lstm_backward, bn_lstm_forward
+from minizone.kernels.cpu.gru import gru_backward, gru_forward, gru_gates_backward, gru_gates_forward
+from minizone.kernels.cpu.lstm import lstm_backward, lstm_forward
+from minizone.kernels.cpu.optim import clip_factor, norm
+from minizone.kernels.cpu.products import PART, add_product, product, project, times_stack
+from minizone.kernels.cpu.rnn import rnn_backward, rnn_forward
+from minizone.kernels.cpu.softmax import cross_entropy_backward, cross_entropy_forward
+from minizone.kernels.cpu.tokens import add_up_tokens, check_tokens, take_columns
 
 __all__ = [
     "PART",
-    "adam",
     "add_product",
     "add_up_tokens",
     "bn_lstm_backward",
     "bn_lstm_forward",
-    "bn_lstm_gates_backward",
-    "bn_lstm_gates_forward",
-    "bn_lstm_output_backward",
-    "bn_lstm_output_forward",
     "check_tokens",
+    "clip_factor",
     "cross_entropy_backward",
     "cross_entropy_forward",
     "gru_backward",
@@ -65,19 +27,11 @@ __all__ = [
     "gru_gates_forward",
     "lstm_backward",
     "lstm_forward",
-    "momentum",
     "norm",
-    "normalize_backward",
-    "normalize_forward",
     "product",
-    "projection",
-    "projector",
-    "rms_prop",
+    "project",
     "rnn_backward",
     "rnn_forward",
-    "sgd",
-    "small_blocks",
-    "step_clipped",
     "take_columns",
-    "times_columns",
+    "times_stack",
 ]

@@ -1,4 +1,4 @@
-"""A step of the batch-normalized LSTM on a GPU: the functions of `cpu_bn`, one fused kernel for each direction.
+"""The elementwise part of a batch-normalized LSTM step as one kernel for each direction.
 
 A hidden unit belongs to one warp: its lanes share the examples, so that the means over a minibatch are sums over the
 lanes, and everything else that a unit needs stays in the lane.
@@ -11,6 +11,8 @@ from typing import Any
 
 from minizone.backend import Array
 from minizone.kernels.gpu.cuda import Kernel
+from minizone.kernels.gpu.zoneout import FUNCTIONS
+from minizone.kernels.step import Gradients, Masks, Normalization
 
 LANES = 32  # of a warp
 
@@ -23,8 +25,6 @@ template <typename T> __device__ T over_lanes(T sum) {
     for (int k = LANES / 2; k > 0; k /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, k);
     return sum;
 }
-template <typename T> __device__ T sigmoid(T a) { return T(0.5) * tanh(T(0.5) * a) + T(0.5); }
-template <typename T> __device__ T zone_out(T keep, T old, T fresh) { return keep * old + (fresh - keep * fresh); }
 
 template <typename T> __device__  // one row s (B,); its statistics go in if they are given, and else come out
 void normalize(T* s, T* mean, T* variance, T* inverse, T epsilon, bool given, int B, int lane) {
@@ -103,27 +103,32 @@ _FORWARD = (
 
 _BACKWARD = (
     "bn_lstm_backward",
-    f"int32 H, int32 B, bool given, raw T scale, raw T c, {_MASKS}, raw T more_h, raw T more_c, bool has_h, bool has_c",
-    "raw T a, raw T s_hat, raw T c_hat, raw T tanh_c, raw T dh, raw T dc, raw T dh_old, raw T dc_old, "
-    "raw T d_gamma, raw T d_beta, raw T room",
+    "int32 H, int32 B, bool given, raw T gamma, raw T gamma_c, raw T inverse, raw T c, "
+    f"{_MASKS}, raw T dh_out, raw T dc_out, bool has_h, bool has_c",
+    "raw T a, raw T s_hat, raw T c_hat, raw T tanh_c, raw T dh, raw T dc, raw T dh_before, raw T dc_before, "
+    "raw T d_gamma, raw T d_beta, raw T d_normalized",
     """
     const int unit = i / LANES, lane = i % LANES, first = unit * B;
     EXAMPLES {
         const int at = first + n;
         const T keep = MASK(keep_h), out = a[3 * H * B + at], exposed = tanh_c[at];
-        dh_old[at] = keep * dh[at] + (has_h ? more_h[at] : T(0));
-        dh[at] -= keep * dh[at];  // now of h~ = out * tanh(BN(c~))
-        room[at] = dh[at] * out * (1 - exposed * exposed);
+        if (has_h) dh[at] += dh_out[at];
+        dh_before[at] = keep * dh[at];
+        dh[at] -= dh_before[at];  // now that of h~ = out * tanh(BN(c~))
+        d_normalized[at] = dh[at] * out * (1 - exposed * exposed);
         a[3 * H * B + at] = dh[at] * exposed * out * (1 - out);
     }
     const int cell = 8 * H + unit;
-    normalize_back(&room[first], &c_hat[first], T(scale[cell]), &d_gamma[cell], &d_beta[4 * H + unit], given, B, lane);
+    const T scale = gamma_c[unit] * inverse[cell];
+    T *dy = &d_normalized[first], *d_beta_c = &d_beta[4 * H + unit];
+    normalize_back(dy, &c_hat[first], scale, &d_gamma[cell], d_beta_c, given, B, lane);
     EXAMPLES {
         const int at = first + n, f_at = H * B + at, g_at = 2 * H * B + at;
         const T keep = MASK(keep_c), in = a[at], forget = a[f_at], g = a[g_at];
-        dc_old[at] = keep * dc[at] + (has_c ? more_c[at] : T(0));
-        dc[at] += c_hat[at] - keep * dc[at];  // now of c~ = forget * c + input_mask * in * g
-        dc_old[at] += dc[at] * forget;
+        if (has_c) dc[at] += dc_out[at];
+        dc_before[at] = keep * dc[at];
+        dc[at] += c_hat[at] - dc_before[at];  // now that of c~ = forget * c + input_mask * in * g
+        dc_before[at] += dc[at] * forget;
         const T d_update = dc[at] * MASK(input_mask);
         a[at] = d_update * g * in * (1 - in);
         a[f_at] = dc[at] * c[at] * forget * (1 - forget);
@@ -131,8 +136,9 @@ _BACKWARD = (
     }
     for (int row = unit; row < 4 * H; row += H) {
         const int below = row + 4 * H;
-        normalize_back(&a[row * B], &s_hat[row * B], T(scale[row]), &d_gamma[row], &d_beta[row], given, B, lane);
-        normalize_back(&a[row * B], &s_hat[below * B], T(scale[below]), &d_gamma[below], &d_beta[row], given, B, lane);
+        const T scale_x = gamma[row] * inverse[row], scale_h = gamma[below] * inverse[below];
+        normalize_back(&a[row * B], &s_hat[row * B], scale_x, &d_gamma[row], &d_beta[row], given, B, lane);
+        normalize_back(&a[row * B], &s_hat[below * B], scale_h, &d_gamma[below], &d_beta[row], given, B, lane);
     }
     """,
 )
@@ -140,72 +146,39 @@ _BACKWARD = (
 
 @cache
 def _kernel(parts: tuple[str, str, str, str], lanes: int) -> Kernel:
-    return Kernel(*parts, _PREAMBLE.replace("@LANES@", str(lanes)))
+    return Kernel(*parts, FUNCTIONS + _PREAMBLE.replace("@LANES@", str(lanes)))
 
 
 def bn_lstm_forward(
-    s_hat: Array,
-    gamma: Array,
-    b: Array,
-    gamma_c: Array,
-    beta_c: Array,
-    statistics: tuple[Array, Array, Array],
-    epsilon: float,
-    given: bool,
-    h: Array,
-    c: Array,
-    keep_h: Array | None,
-    keep_c: Array | None,
-    input_mask: Array | None,
-    a: Array,
-    new_h: Array,
-    new_c: Array,
-    c_hat: Array,
-    tanh_c: Array,
-    ones: Array,
-    scratch: Array,
-) -> None:
-    """As `cpu_bn.bn_lstm_forward`."""
+    norm: Normalization, s_hat: Array, h: Array, c: Array, masks: Masks,
+    a: Array, new_h: Array, new_c: Array, c_hat: Array, tanh_c: Array, scratch: Array,
+) -> None:  # fmt: skip
+    """As `minizone.kernels.cpu.bn_lstm_forward`."""
     H, B = h.shape
-    if B == 0:  # population statistics, and nobody to normalize
+    if B == 0:  # no examples: there are only population statistics
         return
     _kernel(_FORWARD, LANES)(
-        H, B, given, epsilon, gamma, b, gamma_c, beta_c, h, c,
-        *_mask(keep_h, 0, h), *_mask(keep_c, 0, h), *_mask(input_mask, 1, h),
-        s_hat, *statistics, a, new_h, new_c, c_hat, tanh_c, size=H * LANES,
+        H, B, norm.given, norm.epsilon, norm.gamma, norm.b, norm.gamma_c, norm.beta_c, h, c,
+        *_mask(masks.keep_h, 0, h), *_mask(masks.keep_c, 0, h), *_mask(masks.input_mask, 1, h),
+        s_hat, norm.mean, norm.variance, norm.inverse, a, new_h, new_c, c_hat, tanh_c, size=H * LANES,
     )  # fmt: skip
 
 
 def bn_lstm_backward(
-    a: Array,
-    s_hat: Array,
-    c_hat: Array,
-    tanh_c: Array,
-    scale: Array,
-    given: bool,
-    c: Array,
-    keep_h: Array | None,
-    keep_c: Array | None,
-    input_mask: Array | None,
-    dh: Array,
-    dc: Array,
-    more_h: Array | None,
-    more_c: Array | None,
-    dh_old: Array,
-    dc_old: Array,
-    d_gamma: Array,
-    d_beta: Array,
-    room: Array,
-    ones: Array,
-    scratch: Array,
-) -> None:
-    """As `cpu_bn.bn_lstm_backward`."""
+    norm: Normalization, a: Array, s_hat: Array, c_hat: Array, tanh_c: Array, c: Array, masks: Masks, d: Gradients,
+    d_gamma: Array, d_beta: Array, d_normalized: Array, scratch: Array,
+) -> None:  # fmt: skip
+    """As `minizone.kernels.cpu.bn_lstm_backward`."""
     H, B = c.shape
     if B == 0:
-        d_gamma[...], d_beta[...] = 0, 0
+        d_gamma[...] = 0
+        d_beta[...] = 0
         return
-    more = (c if more_h is None else more_h, c if more_c is None else more_c, more_h is not None, more_c is not None)
+    h_out = c if d.h_out is None else d.h_out  # any array, where the kernel does not read it
+    c_out = c if d.c_out is None else d.c_out
     _kernel(_BACKWARD, LANES)(
-        H, B, given, scale, c, *_mask(keep_h, 0, c), *_mask(keep_c, 0, c), *_mask(input_mask, 1, c), *more,
-        a, s_hat, c_hat, tanh_c, dh, dc, dh_old, dc_old, d_gamma, d_beta, room, size=H * LANES,
+        H, B, norm.given, norm.gamma, norm.gamma_c, norm.inverse, c,
+        *_mask(masks.keep_h, 0, c), *_mask(masks.keep_c, 0, c), *_mask(masks.input_mask, 1, c),
+        h_out, c_out, d.h_out is not None, d.c_out is not None,
+        a, s_hat, c_hat, tanh_c, d.h, d.c, d.h_before, d.c_before, d_gamma, d_beta, d_normalized, size=H * LANES,
     )  # fmt: skip

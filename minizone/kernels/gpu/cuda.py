@@ -138,35 +138,35 @@ class ReplayedWorkspace(Workspace):
         self.arrays: dict[str, Array] = {}
         self.graphs: dict[Hashable, Any] = {}  # None: has run, but is not recorded
 
-    def room(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+    def empty(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         if name not in self.arrays:
             try:
-                self.arrays[name] = super().room(name, shape, dtype)
+                self.arrays[name] = super().empty(name, shape, dtype)
             except MemoryError:  # what other shapes have left behind may be in the way
                 _free.clear()
-                self.arrays[name] = super().room(name, shape, dtype)
+                self.arrays[name] = super().empty(name, shape, dtype)
         return self.arrays[name]
 
-    def hold(self, name: str, array: Any, dtype: Any = None) -> Any:
-        if not hasattr(array, "shape"):
-            return array
-        own = self.room(name, array.shape, dtype or array.dtype)
-        own[...] = array
+    def load(self, name: str, value: Any, dtype: Any = None) -> Any:
+        if not hasattr(value, "shape"):
+            return value
+        own = self.empty(name, value.shape, dtype or value.dtype)
+        own[...] = value
         return own
 
-    def outlet(self, array: Array) -> Array:
+    def output(self, array: Array) -> Array:
         return array.copy()
 
-    def loop(self, name: Hashable, body: Callable[[], None]) -> None:
+    def run(self, name: Hashable, loop: Callable[[], None]) -> None:
         if name in self.graphs and self.graphs[name] is None and graphs_allowed:
-            self.graphs[name] = record(body)
+            self.graphs[name] = record(loop)
         graph = self.graphs.setdefault(name, None)
         if graph is None:
-            body()
+            loop()
         else:
             graph.launch()
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         if self not in _free:
             _free.append(self)
         del _free[:-MOST_WORKSPACES]

@@ -1,104 +1,92 @@
-"""The optimizers' arithmetic on a GPU: the functions of `cpu_optim`, each one kernel.
+"""The optimizers on a GPU: the norm that stays there, and the formulas of `minizone.optim` as one kernel each.
 
-The host does not know the norm: it is an array (), and a kernel that finds it not finite changes nothing.
+The host does not wait for the norm, so it cannot skip the update when the norm is not finite. The kernels do:
+`clip_factor` is NaN then, the gradient times this factor is NaN, and where it is NaN nothing changes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from minizone.backend import Array, array_module
 from minizone.kernels.gpu.cuda import Kernel
 
-_LIMITS = "T norm, T clip, T rate, bool subtract"
-_PREAMBLE = """
-template <typename T> __device__ T shortened(T g, T norm, T clip) {
-    return 0 < clip && clip < norm ? g * (clip / norm) : g;
-}
-"""
+
+def norm(arrays: Sequence[Array]) -> Array:
+    """The L2 norm of all elements of the arrays together, an array () on the device."""
+    squares = [a.reshape(-1) @ a.reshape(-1) for a in arrays]
+    return array_module(*arrays).sqrt(sum(squares[1:], start=squares[0]))
 
 
-def _optimizer(name: str, in_params: str, buffers: str, direction: str) -> Kernel:
-    """A kernel from the lines that turn the shortened gradient ``g`` into the direction."""
-    body = f"""
-    if (isfinite(norm)) {{
-        g = shortened(T(g), norm, clip);
-        {direction}
-        if (subtract) p -= rate * g;
-    }}
-    """
-    return Kernel(name, ", ".join(filter(None, (_LIMITS, in_params))), "T p, T g" + buffers, body, _PREAMBLE)
-
-
-_SGD = _optimizer("sgd", "", "", "")
-
-
-def sgd(p: Array, g: Array, norm: Array, clip: float, rate: float | None) -> None:
-    """As `cpu_optim.sgd`."""
-    _SGD(*_limits(norm, clip, rate), p, g)
-
-
-_MOMENTUM = _optimizer(
-    "momentum", "T learning_rate, T mu", ", T velocity", "g = velocity = mu * velocity + learning_rate * g;"
+_CLIP_FACTOR = Kernel(
+    "clip_factor",
+    "T norm, T clip",
+    "T factor",
+    'factor = !isfinite(norm) ? T(nan("")) : 0 < clip && clip < norm ? clip / norm : T(1);',
 )
 
 
-def momentum(
-    p: Array, g: Array, velocity: Array, norm: Array, clip: float, rate: float | None, learning_rate: float, mu: float
-) -> None:
-    """As `cpu_optim.momentum`."""
-    _MOMENTUM(*_limits(norm, clip, rate), learning_rate, mu, p, g, velocity)
+def clip_factor(norm: Array, clip: float) -> Array:
+    """The factor that shortens arrays of this norm to the norm ``clip``; 1 if they are not longer, or clip is 0.
+
+    NaN if the norm is not finite.
+    """
+    factor = array_module(norm).empty_like(norm)  # ()
+    _CLIP_FACTOR(norm, clip, factor)
+    return factor
 
 
-_RMS_PROP = _optimizer(
+def _update(name: str, constants: str, averages: str, formula: str) -> Kernel:
+    """A kernel from the lines that compute ``step`` and the averages from the gradient g."""
+    body = f"step = 0; if (!isnan(g)) {{ {formula} }}"
+    return Kernel(name, "T g, " + constants, averages + "T step", body)
+
+
+_SGD = _update("sgd", "T rate", "", "step = rate * g;")
+
+
+def sgd(g: Array, rate: float) -> Array:
+    """The step of `minizone.optim.SGD`."""
+    step = array_module(g).empty_like(g)
+    _SGD(g, rate, step)
+    return step
+
+
+_MOMENTUM = _update("momentum", "T rate, T mu", "T velocity, ", "velocity = mu * velocity + rate * g; step = velocity;")
+
+
+def momentum(g: Array, velocity: Array, rate: float, momentum: float) -> Array:
+    """The step of `minizone.optim.Momentum`; changes ``velocity``."""
+    step = array_module(g).empty_like(g)
+    _MOMENTUM(g, rate, momentum, velocity, step)
+    return step
+
+
+_RMS_PROP = _update(
     "rms_prop",
-    "T decay, T rest, T floor",
-    ", T ms",
-    "ms = decay * ms + rest * g * g;  g /= max(sqrt(ms), floor);",
+    "T rate, T decay, T rest, T floor",
+    "T ms, ",
+    "ms = decay * ms + rest * g * g; step = rate * g / max(sqrt(ms), floor);",
 )
 
 
-def rms_prop(
-    p: Array, g: Array, ms: Array, norm: Array, clip: float, rate: float | None, decay: float, floor: float
-) -> None:
-    """As `cpu_optim.rms_prop`."""
-    _RMS_PROP(*_limits(norm, clip, rate), decay, 1 - decay, floor, p, g, ms)
+def rms_prop(g: Array, ms: Array, rate: float, decay: float, floor: float) -> Array:
+    """The step of `minizone.optim.RMSProp`; changes ``ms``."""
+    step = array_module(g).empty_like(g)
+    _RMS_PROP(g, rate, decay, 1 - decay, floor, ms, step)
+    return step
 
 
-_ADAM = _optimizer(
+_ADAM = _update(
     "adam",
-    "T beta1, T rest1, T beta2, T rest2, T epsilon",
-    ", T m, T v",
-    "m = beta1 * m + rest1 * g;  v = beta2 * v + rest2 * g * g;  g = m / (sqrt(v) + epsilon);",
+    "T rate, T beta1, T rest1, T beta2, T rest2, T epsilon",
+    "T m, T v, ",
+    "m = beta1 * m + rest1 * g; v = beta2 * v + rest2 * g * g; step = rate * m / (sqrt(v) + epsilon);",
 )
 
 
-def adam(
-    p: Array, g: Array, m: Array, v: Array,
-    norm: Array, clip: float, rate: float | None, beta1: float, beta2: float, epsilon: float,
-) -> None:  # fmt: skip
-    """As `cpu_optim.adam`."""
-    _ADAM(*_limits(norm, clip, rate), beta1, 1 - beta1, beta2, 1 - beta2, epsilon, p, g, m, v)
-
-
-_STEP_CLIPPED = Kernel(
-    "step_clipped",
-    "T g, T norm, T direction_norm, T clip, T rate",
-    "T p",
-    """
-    const T length = rate * direction_norm;
-    if (isfinite(norm)) p -= g * (length > clip ? rate * clip / length : rate);
-    """,
-)
-
-
-def step_clipped(p: Array, g: Array, norm: Array, direction_norm: Array, clip: float, rate: float) -> None:
-    """As `cpu_optim.step_clipped`."""
-    _STEP_CLIPPED(g, norm, direction_norm, clip, rate, p)
-
-
-def norm(g: Array) -> Array:
-    """The L2 norm, an array () that stays on the device."""
-    return array_module(g).sqrt(g @ g)
-
-
-def _limits(norm: Array, clip: float, rate: float | None) -> tuple[Array, float, float, bool]:
-    return norm, clip, 0.0 if rate is None else rate, rate is not None
+def adam(g: Array, m: Array, v: Array, rate: float, beta1: float, beta2: float, epsilon: float) -> Array:
+    """The step of `minizone.optim.Adam`; changes ``m`` and ``v``."""
+    step = array_module(g).empty_like(g)
+    _ADAM(g, rate, beta1, 1 - beta1, beta2, 1 - beta2, epsilon, m, v, step)
+    return step

@@ -1,0 +1,36 @@
+"""`run.py conformance MODULE:ADAPTER`: is THIS a correct zoneout?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from minizone.commands.flags import parse
+from minizone.conformance import conform, load, table
+from minizone.runs.files import write_whole
+
+
+@dataclass(frozen=True)
+class Conformance:
+    """Is THIS a correct zoneout? Ends with status 0 when all invariants pass, with 1 when one fails."""
+
+    adapter: tyro.conf.Positional[str]
+    """MODULE:ADAPTER, a class that makes the implementation runnable (minizone/conformance/__init__.py has an example);
+    MODULE is a .py file or an importable module, for example minizone.conformance:Layer."""
+    save: str | None = None
+    """Also write the table, below the name of the adapter, into this file."""
+
+
+def main(arguments: list[str]) -> int:
+    settings = parse(Conformance, arguments, "conformance")
+    results = conform(load(settings.adapter))
+    text = table(results)
+    print(text, end="")
+    if settings.save:
+        file = Path(settings.save)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, f"python run.py conformance {settings.adapter}\n\n{text}".encode())
+    failed = any(result.status == "FAIL" for result in results)
+    return 1 if failed else 0

@@ -1,0 +1,74 @@
+"""`run.py TASK`: train one of the experiments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from minizone.commands.flags import parse
+from minizone.errors import UserError
+from minizone.experiments import char_ptb, gradients, pmnist, semantic, seq2seq, text8, word_ptb
+from minizone.runs.experiment import Experiment
+from minizone.runs.settings import RunSettings
+from minizone.runs.training import fit
+
+TASKS: dict[str, type[Experiment]] = {
+    "char-ptb": char_ptb.CharPTB,
+    "word-ptb": word_ptb.WordPTB,
+    "text8": text8.Text8,
+    "pmnist": pmnist.PMNIST,
+    "seq2seq": seq2seq.Seq2Seq,
+    "semantic": semantic.Semantic,
+    "gradients": gradients.Gradients,
+}
+
+
+def main(task: str, arguments: list[str]) -> int:
+    """Build the experiment of a task from its flags, and train it."""
+    settings = parse_settings(task, arguments)
+    folder = choose_folder(task, settings)
+    try:
+        if isinstance(settings, gradients.GradientsSettings):  # one run for each regularizer
+            gradients.run(settings, folder)
+        else:
+            fit(TASKS[task](settings), folder)
+    except MemoryError as error:
+        advice = "try a smaller --hidden-size"
+        if settings.batch_size > 1:
+            advice = f"try --batch-size {settings.batch_size // 2} or a smaller --hidden-size"
+        raise UserError(f"out of memory: {str(error).rstrip('.')}; {advice}") from None
+    return 0
+
+
+def parse_settings(task: str, arguments: list[str]) -> RunSettings:
+    """The settings of the preset that the arguments name, changed by the other flags, and checked."""
+    presets = TASKS[task].presets
+    preset = presets.get(preset_name(arguments), presets["quick"])  # `parse` refuses a wrong name
+    settings = parse(type(preset), arguments, task, preset)
+    settings.check()
+    return settings
+
+
+def preset_name(arguments: list[str]) -> str:
+    """The value of --preset: it has to be known first, because it gives all other flags their defaults."""
+    name = "quick"
+    for k, argument in enumerate(arguments):
+        if argument == "--preset" and k + 1 < len(arguments):
+            name = arguments[k + 1]
+        elif argument.startswith("--preset="):
+            name = argument.removeprefix("--preset=")
+    return name
+
+
+def choose_folder(task: str, settings: RunSettings) -> Path:
+    """The folder of the run: --out, or runs/TASK/LABEL with the first number that is free.
+
+    With --resume and without --out it is the last of the numbers that are taken.
+    """
+    if settings.out:
+        return Path(settings.out)
+    first = Path("runs") / task / settings.label()
+    folder, taken, number = first, first, 1
+    while folder.exists():
+        number += 1
+        folder, taken = first.with_name(f"{first.name}-{number}"), folder
+    return taken if settings.resume else folder

@@ -1,0 +1,83 @@
+"""A text as integers: the data set that all language models train on, and the encodings of characters and of words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from minizone.data.common import name_of_part
+
+
+@dataclass(frozen=True, eq=False)
+class TextDataset:
+    """A text in three splits, as indices into its vocabulary.
+
+    Attributes
+    ----------
+    name : str
+        What plots and tables call it.
+    train, valid, test : integer array, (N,)
+        One index for each character or word, in reading order: uint8 for characters, int32 for words.
+    vocabulary : tuple of str
+        `vocabulary[i]` is the character or word of index i.
+    sha256 : dict
+        File name -> sha256 (hex) of the uncompressed file, or of the text if it does not come from a file.
+    unit : {"characters", "words"}
+        What one index stands for.
+    """
+
+    name: str
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+    vocabulary: tuple[str, ...]
+    sha256: dict[str, str]
+    unit: Literal["characters", "words"] = "characters"
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V, the number of distinct characters or words."""
+        return len(self.vocabulary)
+
+    def first(self, n_train: int = 0, n_eval: int = 0) -> TextDataset:
+        """Return the beginning of each split, with a name that says so and the same vocabulary.
+
+        Keeps `n_train` characters or words of `train`, and `n_eval` each of `valid` and `test`. 0 keeps all; a negative
+        number raises `UserError`.
+        """
+        return replace(
+            self,
+            name=name_of_part(self, n_train, n_eval, self.unit),
+            train=self.train[: n_train or None],
+            valid=self.valid[: n_eval or None],
+            test=self.test[: n_eval or None],
+        )
+
+
+def encode_characters(name: str, splits: Sequence[bytes], sha256: dict[str, str]) -> TextDataset:
+    """Turn three texts of one byte a character into indices.
+
+    The vocabulary is that of all three texts, sorted.
+    """
+    used = np.unique(np.concatenate([np.unique(np.frombuffer(text, np.uint8)) for text in splits]))  # (V,)
+    index = np.zeros(256, np.uint8)  # of each byte
+    index[used] = np.arange(used.size)
+    train, valid, test = (index[np.frombuffer(text, np.uint8)] for text in splits)  # (N,)
+    return TextDataset(name, train, valid, test, tuple(used.tobytes().decode("latin-1")), sha256)
+
+
+def encode_words(name: str, splits: Sequence[Sequence[str]], sha256: dict[str, str]) -> TextDataset:
+    """Turn three lists of words into indices.
+
+    The vocabulary is that of the first list, the most frequent word first. Equally frequent words are sorted. Every
+    word of the other two lists must be in it.
+    """
+    counts = Counter(splits[0])
+    vocabulary = tuple(sorted(counts, key=lambda word: (-counts[word], word)))  # (V,)
+    index = {word: i for i, word in enumerate(vocabulary)}
+    train, valid, test = (np.array([index[word] for word in words], np.int32) for words in splits)  # (N,)
+    return TextDataset(name, train, valid, test, vocabulary, sha256, unit="words")

@@ -1,0 +1,89 @@
+"""The elementwise part of an LSTM step, in place. The equations are in `minizone/recurrent/lstm.py`."""
+
+from __future__ import annotations
+
+from minizone.backend import Array, array_module
+from minizone.kernels.cpu.zoneout import zone_out, zone_out_back
+from minizone.kernels.step import Gradients, Masks
+
+
+def lstm_forward(
+    a: Array, h: Array, c: Array, masks: Masks, new_h: Array, new_c: Array, tanh_c: Array, scratch: Array
+) -> None:
+    """One step of the LSTM after its matrix products.
+
+    In: ``a`` (4H, B) the pre-activations of i, f, g, o; ``h``, ``c`` (H, B) the previous states.
+    Out: ``a`` the gates; ``new_h``, ``new_c`` (H, B) the states after zoneout; ``tanh_c`` (H, B) = tanh(c~).
+    Scratch: at least (2H, B).
+    """
+    xp, H = array_module(a), len(h)
+    i, f, g, o = a[:H], a[H : 2 * H], a[2 * H : 3 * H], a[3 * H : 4 * H]
+    u, v = scratch[:H], scratch[H : 2 * H]
+    activate_gates(a)
+    xp.multiply(i, g, out=u)
+    if masks.input_mask is not None:
+        u *= masks.input_mask
+    xp.multiply(f, c, out=v)
+    u += v  # c~ = f * c + input_mask * i * g
+    xp.tanh(u, out=tanh_c)
+    zone_out(c, u, masks.keep_c, new_c, v)
+    xp.multiply(o, tanh_c, out=u)  # h~ = o * tanh(c~)
+    zone_out(h, u, masks.keep_h, new_h, v)
+
+
+def lstm_backward(a: Array, c: Array, tanh_c: Array, masks: Masks, d: Gradients, scratch: Array) -> None:
+    """One step of the LSTM backwards, up to its matrix product.
+
+    In: ``a`` (4H, B) the gates; ``c`` (H, B) the previous cell; ``tanh_c`` (H, B); ``d``, see `Gradients`.
+    Out: ``a`` dLoss/d(pre-activations); ``d.c_before``; the part of ``d.h_before`` that does not go through W_h.
+    Scratch: at least (4H, B).
+    """
+    xp, H = array_module(a), len(c)
+    i, f, g, o = a[:H], a[H : 2 * H], a[2 * H : 3 * H], a[3 * H : 4 * H]
+    di, df, w, do = scratch[:H], scratch[H : 2 * H], scratch[2 * H : 3 * H], scratch[3 * H : 4 * H]
+    dh, dc, dc_before = d.h, d.c, d.c_before
+    zone_out_back(dh, masks.keep_h, d.h_out, d.h_before)  # dh is now that of h~
+    zone_out_back(dc, masks.keep_c, d.c_out, dc_before)  # dc is now that of c~, without its way through h~
+
+    xp.multiply(dh, tanh_c, out=do)  # h~ = o * tanh(c~)
+    xp.multiply(tanh_c, tanh_c, out=w)
+    xp.subtract(1, w, out=w)
+    w *= o
+    w *= dh
+    dc += w  # complete
+
+    xp.multiply(dc, c, out=df)  # c~ = f * c + input_mask * i * g
+    xp.multiply(dc, f, out=w)
+    dc_before += w
+    d_update = dc if masks.input_mask is None else xp.multiply(dc, masks.input_mask, out=dh)  # that of i * g
+    xp.multiply(d_update, g, out=di)
+
+    xp.multiply(g, g, out=w)  # da_g = dg * (1 - g^2), with dg = d_update * i
+    xp.subtract(1, w, out=w)
+    w *= d_update
+    xp.multiply(w, i, out=g)
+    sigmoid_back(a[: 2 * H], scratch[: 2 * H])
+    sigmoid_back(o, do)
+
+
+def activate_gates(a: Array) -> None:
+    """Pre-activations (4H, B) of i, f, g, o to gates: sigmoid, sigmoid, tanh, sigmoid.
+
+    One tanh serves all of them, since sigmoid(a) = 0.5 * tanh(0.5 * a) + 0.5.
+    """
+    H = len(a) // 4
+    i_and_f, o = a[: 2 * H], a[3 * H :]
+    i_and_f *= 0.5
+    o *= 0.5
+    array_module(a).tanh(a, out=a)
+    i_and_f *= 0.5
+    i_and_f += 0.5
+    o *= 0.5
+    o += 0.5
+
+
+def sigmoid_back(s: Array, ds: Array) -> None:
+    """Gates ``s`` become dLoss/d(their pre-activations), ``ds * s * (1 - s)``; ``ds`` is used up."""
+    ds *= s
+    array_module(s).subtract(1, s, out=s)
+    s *= ds

@@ -1,0 +1,41 @@
+"""The elementwise part of a step of a simple recurrent network, in place; see `minizone/recurrent/rnn.py`."""
+
+from __future__ import annotations
+
+from minizone.backend import Array, array_module
+from minizone.kernels.cpu.zoneout import zone_out, zone_out_back
+from minizone.kernels.step import Gradients, Masks
+
+
+def rnn_forward(a: Array, h: Array, masks: Masks, relu: bool, new_h: Array, scratch: Array) -> None:
+    """A step after its product.
+
+    In: ``a`` (H, B) the pre-activations; ``h`` (H, B) the previous state. Out: ``a`` = h~, the tanh or the positive
+    part of it; ``new_h`` (H, B) the state after zoneout. Scratch: at least (2H, B).
+    """
+    xp, H = array_module(a), len(h)
+    u, v = scratch[:H], scratch[H : 2 * H]
+    if relu and a.dtype.kind == "c":
+        a *= a.real > 0
+    elif relu:
+        xp.maximum(a, 0, out=a)  # not a product, since -inf * 0 is NaN
+    else:
+        xp.tanh(a, out=a)
+    u[...] = a
+    zone_out(h, u, masks.keep_h, new_h, v)
+
+
+def rnn_backward(a: Array, masks: Masks, relu: bool, d: Gradients) -> None:
+    """A step backwards, up to its product.
+
+    In: ``a`` (H, B) = h~; ``d``, see `Gradients`. Out: ``a`` dLoss/d(pre-activations); the part of ``d.h_before`` that
+    does not go through W_h.
+    """
+    xp, dh = array_module(a), d.h
+    zone_out_back(dh, masks.keep_h, d.h_out, d.h_before)  # dh is now that of h~
+    if relu:
+        xp.multiply(dh, a.real > 0, out=a)
+    else:
+        xp.multiply(a, a, out=a)  # da = dh~ * (1 - h~^2)
+        xp.subtract(1, a, out=a)
+        a *= dh

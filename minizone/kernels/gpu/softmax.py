@@ -1,0 +1,44 @@
+"""Softmax and cross-entropy of class scores on a GPU."""
+
+from __future__ import annotations
+
+from minizone.backend import Array, array_module
+from minizone.kernels.gpu.cuda import Kernel, Reduction
+
+_SUM_OF_EXPONENTIALS = Reduction("sum_of_exponentials", "T score, T largest", "T y", "exp(score - largest)", "y = a")
+_SOFTMAX = Kernel("softmax", "T score, T largest, T total", "T p", "p = exp(score - largest) / total;")
+_NATS = Kernel(
+    "nats",
+    "raw T score, T largest, T total, I target, int64 V, int64 B",
+    "T nats",
+    """
+    const bool known = 0 <= (long long)target && (long long)target < V;
+    nats = known ? log(total) - (score[(i / B * V + target) * B + i % B] - largest) : T(nan(""));
+    """,
+)
+_CROSS_ENTROPY_BACKWARD = Kernel(
+    "cross_entropy_backward",
+    "T p, I target, T scale, int64 V, int64 B",
+    "T gx",
+    "gx = (p - T((long long)target == i / B % V)) * scale;",
+)
+
+
+def cross_entropy_forward(scores: Array, targets: Array) -> tuple[Array, Array]:
+    """Probabilities (T, V, B) and the mean of -log p(target) in nats; NaN where a target is not a class."""
+    xp, scores = array_module(scores), array_module(scores).ascontiguousarray(scores)
+    V, B = scores.shape[-2:]
+    largest = scores.max(axis=-2, keepdims=True)  # (T, 1, B)
+    total = _SUM_OF_EXPONENTIALS(scores, largest, axis=-2, keepdims=True)
+    p, nats = xp.empty(scores.shape, scores.dtype), xp.empty(targets.shape, scores.dtype)
+    _SOFTMAX(scores, largest, total, p)
+    _NATS(scores, largest.reshape(targets.shape), total.reshape(targets.shape), targets, V, B, nats)
+    return p, nats.mean()
+
+
+def cross_entropy_backward(p: Array, targets: Array, gy: Array) -> Array:
+    """dLoss/dscores (T, V, B), from the probabilities and dLoss/d(the mean)."""
+    xp, (V, B) = array_module(p), p.shape[-2:]
+    gx = xp.empty(p.shape, p.dtype)
+    _CROSS_ENTROPY_BACKWARD(p, xp.expand_dims(targets, -2), gy / targets.size, V, B, gx)
+    return gx

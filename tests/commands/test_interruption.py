@@ -1,0 +1,58 @@
+"""Ctrl-C and kill -9 in the middle of an epoch: the resumed run equals the uninterrupted one."""
+
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from minizone.runs.files import read_rows
+from tests.helpers.commands import ROOT, command
+from tests.helpers.runs import same_run
+
+FLAGS = shlex.split(
+    "char-ptb --dataset manual --hidden-size 48 --batch-size 10 --seq-len 26 --epochs 3 --train-symbols 30000"
+    " --eval-symbols 300 --z-prob-cells 0.5 --z-prob-states 0.05"
+)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    assert command(*FLAGS, "--out", folder).returncode == 0
+    return folder
+
+
+def interrupted(folder, number):
+    """Start a run, send it a signal in epoch 2, and wait; its exit status and what it printed."""
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "run.py", *FLAGS, "--out", folder],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while len(read_rows(folder / "metrics.jsonl")) < 1:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.15)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def test_ctrl_c_saves_says_so_and_the_resumed_run_equals_the_uninterrupted_one(uninterrupted, tmp_path):
+    status, out, err = interrupted(tmp_path / "run", signal.SIGINT)
+    assert status == 130 and err == ""
+    assert "stopped by SIGINT in epoch 2 after update" in out and "--resume" in out
+    assert command(*FLAGS, "--out", tmp_path / "run", "--resume").returncode == 0
+    same_run(uninterrupted, tmp_path / "run")
+
+
+def test_kill_9_in_the_middle_of_an_epoch_and_the_resumed_run_equals_the_uninterrupted_one(uninterrupted, tmp_path):
+    status, _, _ = interrupted(tmp_path / "run", signal.SIGKILL)
+    assert status == -signal.SIGKILL and not (tmp_path / "run" / "summary.json").exists()
+    assert command(*FLAGS, "--out", tmp_path / "run", "--resume").returncode == 0
+    same_run(uninterrupted, tmp_path / "run")
