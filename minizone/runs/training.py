@@ -143,12 +143,11 @@ def train_on_batch(experiment: Experiment, optimizer: Optimizer, batch: Any, epo
 def read_results(results: Sequence[UpdateResult], progress: Progress, learning_rate: float) -> None:
     """Add the results of some updates to the sums of the epoch; UserError at the first loss or norm that is not finite.
 
-    On a GPU this waits until the updates are done.
+    On a GPU this waits until the updates are done, and copies all their numbers at once.
     """
-    losses = to_numbers([result.loss for result in results])
-    measures = to_numbers([result.measure for result in results])
-    grad_norms = to_numbers([result.grad_norm for result in results])
-    for result, loss, measure, grad_norm in zip(results, losses, measures, grad_norms, strict=True):
+    numbers = to_numbers([number for r in results for number in (r.loss, r.measure, r.grad_norm)])
+    rows = np.reshape(numbers, (-1, 3)).tolist()
+    for result, (loss, measure, grad_norm) in zip(results, rows, strict=True):
         progress.update += 1
         progress.updates += 1
         if not math.isfinite(loss) or not math.isfinite(grad_norm):

@@ -86,7 +86,7 @@ SMALL = {
 MISTYPED = ["", "x", "-1", "0", "0.5", "1.5", "nan", "inf", "-inf", "1,5", "0.5,"]
 
 
-@pytest.mark.slow
+@pytest.mark.fuzz
 @pytest.mark.skipif(sys.platform != "linux", reason="the sentences of other systems differ")
 @pytest.mark.usefixtures("nobody_elses_files")
 @pytest.mark.parametrize("task", SMALL)
