@@ -1,8 +1,8 @@
-"""All chapters, one after the other: each in a process of its own, with what it prints and the seconds it takes.
+"""Run all chapters, each in a process of its own, and measure the seconds that each takes.
 
-python chapters/all.py                              run them, preset quick
-python chapters/all.py --preset small --json FILE   and write the seconds to a file
-python chapters/all.py --table FILE                 run nothing: the table of chapters/README.md
+python chapters/all.py                              run them with preset quick
+python chapters/all.py --preset small --json FILE   also write the seconds to a file
+python chapters/all.py --table FILE                 run nothing, print the table of chapters/README.md
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ class Settings:
     """Run every chapter."""
 
     preset: shared.Preset = "quick"
-    """How large."""
+    """The size of the runs."""
     device: shared.DeviceName = "cpu"
-    """Where."""
+    """The device that computes."""
     json: str | None = None
     """Write the seconds of each chapter to this file."""
     table: str | None = None
-    """Print the table of the chapters with the seconds of this file, and run nothing."""
+    """Run nothing, and print the table of the chapters with the seconds of this file."""
 
 
 def opening(chapter: Path) -> tuple[str, str, str]:
-    """Title, claim and item of the paper, from the first cell of a chapter."""
-    cell = chapter.read_text().split("# %%")[1]
-    text = "\n".join(line.removeprefix("#").strip() for line in cell.splitlines())
+    """The title, the first sentence of the claim, and the part of the paper, from the first cell of a chapter."""
+    first_cell = chapter.read_text().split("# %%")[1]
+    text = "\n".join(line.removeprefix("#").strip() for line in first_cell.splitlines())
     title = re.search(r"^# \d+\. (.+)$", text, re.MULTILINE)
     claim = re.search(r"\*\*Claim\.\*\* (.+?[.?!])(?=\s[A-Z`]|\s*\n\n)", text, re.DOTALL)
     paper = re.search(r"^Paper: (.+?)(?<! al)\.(?=\s)", text, re.MULTILINE | re.DOTALL)
@@ -51,14 +51,18 @@ def opening(chapter: Path) -> tuple[str, str, str]:
 
 
 def table(found: dict) -> str:
-    """Every chapter with its claim and its seconds."""
-    lines = [f"{found['device']}, preset {found['preset']}", ""]
-    lines += ["| chapter | claim | in the paper | seconds |", "| --- | --- | --- | --- |"]
+    """A Markdown table of the chapters with their claims and seconds."""
+    lines = [
+        f"{found['device']}, preset {found['preset']}",
+        "",
+        "| chapter | claim | in the paper | seconds |",
+        "| --- | --- | --- | --- |",
+    ]
     for chapter in CHAPTERS:
         title, claim, paper = opening(chapter)
         number = int(chapter.name[:2])
-        link = f"[{number}. {title}]({chapter.name})"
-        lines.append(f"| {link} | {claim} | {paper} | {found['seconds'][chapter.stem]:.0f} |")
+        seconds = found["seconds"][chapter.stem]
+        lines.append(f"| [{number}. {title}]({chapter.name}) | {claim} | {paper} | {seconds:.0f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -67,17 +71,18 @@ def main() -> None:
     if settings.table:
         print(table(json.loads(Path(settings.table).read_text())), end="")
         return
-    found: dict = {"device": Device(settings.device).description, "preset": settings.preset, "seconds": {}}
+    seconds: dict[str, float] = {}
+    found = {"device": Device(settings.device).description, "preset": settings.preset, "seconds": seconds}
+    flags = ["--preset", settings.preset, "--device", settings.device]
     for chapter in CHAPTERS:
         print(f"==== {chapter.name}", flush=True)
         start = time.perf_counter()
-        flags = ["--preset", settings.preset, "--device", settings.device]
         subprocess.run([sys.executable, str(chapter), *flags], check=True)
-        found["seconds"][chapter.stem] = round(time.perf_counter() - start, 1)
-        print(f"==== {found['seconds'][chapter.stem]} seconds\n", flush=True)
+        seconds[chapter.stem] = round(time.perf_counter() - start, 1)
+        print(f"==== {seconds[chapter.stem]} seconds\n", flush=True)
         if settings.json:
             write_json(Path(settings.json), found)
-    print(f"{len(CHAPTERS)} chapters, {sum(found['seconds'].values()):.0f} seconds")
+    print(f"{len(CHAPTERS)} chapters, {sum(seconds.values()):.0f} seconds")
 
 
 if __name__ == "__main__":

@@ -122,9 +122,9 @@ class BNLSTMSequence(Recurrence):
         return outputs
 
     def allocate(self, T: int, H: int, B: int) -> None:
-        self.s_hat = self.new("s_hat", T, 8 * H, B)  # W_x x_t above W_h h_{t-1}; normalized by the step
-        self.c_hat = self.new("c_hat", T, H, B)  # the normalized c~
-        self.tanh_c = self.new("tanh_c", T, H, B)  # tanh(BN(c~))
+        self.s_hat = self.new_for_steps("s_hat", T, 8 * H, B)  # W_x x_t above W_h h_{t-1}; normalized by the step
+        self.c_hat = self.new_for_steps("c_hat", T, H, B)  # the normalized c~
+        self.tanh_c = self.new_for_steps("tanh_c", T, H, B)  # tanh(BN(c~))
         self.mean = self.new("mean", T, 9 * H)
         self.variance = self.new("variance", T, 9 * H)
         self.inverse = self.new("inverse", T, 9 * H)  # 1 / sqrt(variance + epsilon)
@@ -142,7 +142,7 @@ class BNLSTMSequence(Recurrence):
         elif B == 0 < len(x):
             raise ValueError("a minibatch of no examples has no statistics")
         self.W_h = self.workspace.load("W_h", W_h, self.dtype)
-        self.kernels.project(x, W_x.astype(self.dtype, copy=False), None, self.s_hat[:, : 4 * H])
+        self.W_x = W_x.astype(self.dtype, copy=False)
         load = self.workspace.load
         gamma = load("gamma", xp.concatenate((gamma_x, gamma_h)), self.dtype)  # (8H,)
         b, gamma_c = load("b", b, self.dtype), load("gamma_c", gamma_c, self.dtype)
@@ -151,6 +151,10 @@ class BNLSTMSequence(Recurrence):
             Normalization(gamma, b, gamma_c, beta_c, *statistics, ones, self.epsilon, self.given is not None)
             for statistics in zip(self.mean, self.variance, self.inverse, strict=True)
         ]
+
+    def project(self, part: slice) -> None:
+        sums = self.s_hat[part]  # (n, 8H, B)
+        self.kernels.project(self.arrays[0][part], self.W_x, None, sums[:, : sums.shape[1] // 2])
 
     def step(self, t: int) -> None:
         """One step forward, for the states h_{t-1} = ``h[t]`` and c_{t-1} = ``c[t]``, each (H, B):

@@ -58,7 +58,7 @@ class GRUSequence(Recurrence):
     gates, n_states, scratch_blocks = 3, 1, 3
 
     def allocate(self, T: int, H: int, B: int) -> None:
-        self.reset_h = self.new("reset h", T, H, B)  # r * h_{t-1}
+        self.reset_h = self.new_for_steps("reset h", T, H, B)  # r * h_{t-1}
 
     def is_joined(self, D: int, H: int) -> bool:
         """No: the rows of r and z multiply h, those of n multiply r * h."""

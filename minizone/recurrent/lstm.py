@@ -86,7 +86,7 @@ class LSTMSequence(Recurrence):
     gates, n_states, scratch_blocks = 4, 2, 4
 
     def allocate(self, T: int, H: int, B: int) -> None:
-        self.tanh_c = self.new("tanh_c", T, H, B)  # tanh(c~)
+        self.tanh_c = self.new_for_steps("tanh_c", T, H, B)  # tanh(c~)
 
     def step(self, t: int) -> None:
         """One step forward, for the states h_{t-1} = ``h[t]`` and c_{t-1} = ``c[t]``, each (H, B):

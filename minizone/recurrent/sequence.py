@@ -88,19 +88,24 @@ class Recurrence(Function):
             self.kernels.check_tokens(x, D)
 
         self.arrays = (x, *arguments)
+        self.saves = any(self.needs) or self.kernels is not cpu
         self.dtype = xp.result_type(*(v for v in self.arrays if v.dtype.kind in "fc"))
         self.workspace = workspace(xp, self.workspace_key())
         self.step_masks = self.masks_of_steps(T, H, B)
         self.scratch = self.new("scratch", self.scratch_blocks * H, B)
-        self.a = self.new("a", T, self.gates * H, B)
+        self.a = self.new_for_steps("a", T, self.gates * H, B)
         self.allocate(T, H, B)
         self.allocate_states(x, T, D, H, B)
         for state, start in zip(self.states, initial, strict=True):
             state[0] = start
         self.load_weights(x, W_x, W_h, b)
+        if self.saves:
+            self.project(slice(0, T))
 
         def steps() -> None:
             for t in range(T):
+                if not self.saves:
+                    self.project(slice(t, t + 1))
                 self.step(t)
 
         self.workspace.run("forward", steps)
@@ -122,7 +127,7 @@ class Recurrence(Function):
             self.joined[:, H] = 1
             self.joined[:T, H + 1 :] = x
             self.states[0] = self.joined[:, :H]
-        self.masked_h = self.new("masked h", T, H, B) if self.masks.hidden_mask is not None else None
+        self.masked_h = self.new_for_steps("masked h", T, H, B) if self.masks.hidden_mask is not None else None
 
     def is_joined(self, D: int, H: int) -> bool:
         """Whether one product a step, [W_h b W_x] @ [h; 1; x], replaces one with h and one with x.
@@ -133,13 +138,19 @@ class Recurrence(Function):
         return not self.is_tokens and self.masks.hidden_mask is None and 2 * D <= H
 
     def load_weights(self, x: Array, W_x: Array, W_h: Array, b: Array) -> None:
-        """Bring the weights into the form that `pre_activations` wants, and project the inputs of all time steps."""
-        W_x, W_h, b = (weight.astype(self.dtype, copy=False) for weight in (W_x, W_h, b))
+        """Bring the weights into the form that `project` and `pre_activations` want."""
+        self.W_x, W_h, self.b = (weight.astype(self.dtype, copy=False) for weight in (W_x, W_h, b))
         if self.joined is not None:
-            W_h = array_module(W_h).concatenate([W_h, b[:, None], W_x], axis=1)  # (G H, H + 1 + D)
-        else:
-            self.kernels.project(x, W_x, b, self.a)
+            W_h = array_module(W_h).concatenate([W_h, self.b[:, None], self.W_x], axis=1)  # (G H, H + 1 + D)
+        elif self.is_tokens:
+            self.W_x, self.b = self.W_x + self.b[:, None], None  # once, not for every time step
         self.W_h = self.workspace.load("W_h", W_h)
+
+    def project(self, part: slice) -> None:
+        """``a[t] = W_x x_t + b`` for some time steps, where `pre_activations` wants it."""
+        assert self.a is not None
+        if self.joined is None:
+            self.kernels.project(self.arrays[0][part], self.W_x, self.b, self.a[part])
 
     def pre_activations(self, t: int) -> Array:
         """``a[t] = W_x x_t + W_h h_{t-1} + b``, (G H, B)."""
@@ -284,6 +295,17 @@ class Recurrence(Function):
     def new(self, name: str, *shape: int) -> Array:
         """An array of the workspace, with undefined values."""
         return self.workspace.empty(name, shape, self.dtype)
+
+    def new_for_steps(self, name: str, T: int, *shape: int) -> Array:
+        """An array (T, *shape), with undefined values, of what a step computes.
+
+        Where no backward pass will need it, all steps share the memory of one. (Population statistics are estimated
+        with 5,000 examples at once.)
+        """
+        if self.saves:
+            return self.new(name, T, *shape)
+        of_one_step = self.new(name, *shape)
+        return np.lib.stride_tricks.as_strided(of_one_step, (T, *shape), (0, *of_one_step.strides))
 
     def workspace_key(self) -> Any:
         """What a loop that has been recorded on a GPU depends on; None where it cannot be replayed."""

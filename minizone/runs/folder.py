@@ -217,11 +217,14 @@ def load_best(experiment: Experiment, progress: Progress, folder: Path) -> None:
 
 
 def load_parameters(experiment: Experiment, path: Path) -> None:
-    """Parameters from best or last.safetensors, or from a file in PyTorch's names; UserError for another model's."""
+    """--load-path: parameters from best or last.safetensors, or from a file in PyTorch's names.
+
+    Raises UserError when they are of another model.
+    """
     arrays, _ = files.load_arrays(path)
     try:
         if is_torch(arrays):
             arrays = from_torch(arrays, experiment.model.state_dict())
         experiment.model.load_state_dict(files.without_prefix("model", arrays) or arrays)
     except ValueError as error:
-        raise UserError(f"{path} holds another model: {error}") from None
+        raise UserError(f"--load-path {path} holds another model: {error}") from None

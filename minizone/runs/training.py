@@ -111,7 +111,8 @@ def train(experiment: Experiment, optimizer: Optimizer, progress: Progress, fold
                     if stop or index + 1 == len(batches) or len(results) == device.updates_per_look:
                         read_results(results, progress, settings.learning_rate)
                         bar.update(len(results))
-                        bar.set_postfix_str(f"{experiment.metric} {train_metric(experiment, progress):.3f}", False)
+                        metric = train_metric(experiment, progress)
+                        bar.set_postfix_str(f"{experiment.metric} {metric:.3f}", refresh=False)
                         results.clear()
                     if stop:
                         break

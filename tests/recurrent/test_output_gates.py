@@ -64,6 +64,13 @@ def test_layer_with_a_variant_is_the_function_with_the_masks_of_the_layer(traini
     assert all(parameter.grad.any() for parameter in (layer.W_x, layer.W_h, layer.b))
 
 
+@every_variant
+def test_recording_the_gradients_of_states_is_refused(gate):
+    options = CELLS["lstm"].masks("independent", T, B) | {"output_gate": gate, "record": StateGradients()}
+    with pytest.raises(ValueError, match='record works with output_gate="plain" only'):
+        lstm(**problem(T, B), **options)
+
+
 # ---- what the variants are
 
 
@@ -123,9 +130,3 @@ def test_unknown_output_gate_is_named_beside_the_known_ones(gate):
     sentence = f"output_gate must be one of plain, paper, printed, authors, got {gate!r}"
     with pytest.raises(ValueError, match=re.escape(sentence)):
         lstm(**problem(T, B), input_mask=1.0, output_gate=gate)
-
-
-@every_variant
-def test_record_is_refused_beside_a_variant(gate):
-    with pytest.raises(ValueError, match=f'record works with output_gate="plain" only, got "{gate}"'):
-        lstm(**problem(T, B), input_mask=1.0, output_gate=gate, record=StateGradients())

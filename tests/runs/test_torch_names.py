@@ -28,9 +28,9 @@ MODELS = {
 
 def noisy(kind, settings):
     """A model whose parameters, initial states and biases included, are all random."""
-    model = kind(settings, say=quiet).model
+    model, rng = kind(settings, say=quiet).model, np.random.default_rng(0)
     for _, tensor in model.named_tensors():
-        tensor.data[...] = np.random.default_rng(tensor.data.size).standard_normal(tensor.shape)
+        tensor.data[...] = rng.standard_normal(tensor.shape)
     return model
 
 

@@ -71,6 +71,16 @@ class Generator:
         return self.xp.new(np.asarray(self.host.standard_normal(size, dtype)))
 
 
+class OpenGrid:
+    """`cupy.ogrid`."""
+
+    def __init__(self, xp: Cupy):
+        self.xp = xp
+
+    def __getitem__(self, slices: tuple[slice, ...]) -> tuple[ndarray, ...]:
+        return tuple(self.xp.new(axis) for axis in np.ogrid[slices])
+
+
 class MemoryPool:
     """The default memory pool: it has the memory of all arrays that are alive, in units of 512 bytes."""
 
@@ -102,6 +112,7 @@ class Cupy:
         self.too_large: int | None = None
         self.memories: weakref.WeakSet[Memory] = weakref.WeakSet()
         self.pointers: weakref.WeakValueDictionary[int, ndarray] = weakref.WeakValueDictionary()  # those asked for
+        self.ogrid = OpenGrid(self)
         self.pool = MemoryPool(self)
         self.streams = [Stream(self)]  # the current one is the last one
         properties = {"name": b"stand-in", "totalGlobalMem": 8 << 30}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 CREATION = ["arange", "eye", "full", "full_like", "ones", "ones_like", "zeros", "zeros_like"]
 SHAPES = ["ascontiguousarray", "broadcast_to", "concatenate", "expand_dims", "moveaxis", "stack", "swapaxes"]
 FUNCTIONS = {*CREATION, *SHAPES, "argsort", "matmul", "result_type", "where"}
-METHODS = ["any", "argmax", "astype", "copy", "max", "mean", "min", "ravel", "reshape", "sum", "swapaxes", "transpose"]
+METHODS = ["any", "argmax", "astype", "copy", "max", "mean", "min", "reshape", "sum", "swapaxes", "transpose"]
 KEYWORDS = ["axis", "copy", "dtype", "keepdims", "kind", "out"]  # of these; not "where", "initial" or "mode"
 ARITHMETIC = ["add", "subtract", "multiply", "divide", "floor_divide", "remainder", "power", "negative", "absolute"]
 LOGIC = ["less", "less_equal", "greater", "greater_equal", "equal", "not_equal", "bitwise_and", "bitwise_or", "invert"]

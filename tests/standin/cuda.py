@@ -112,9 +112,6 @@ class Device:
         total = 8 << 30
         return total - self.xp.pool.used_bytes(), total
 
-    def synchronize(self) -> None:
-        self.xp.synchronize("a synchronization")
-
 
 # ---- cuBLAS
 
