@@ -210,19 +210,6 @@ def test_recurrent_dropout_does_not_zone_out():
     assert (h.data[1:] != h.data[:-1]).all()
 
 
-def test_static_masks_are_the_same_for_updates_and_examples_and_stay_in_evaluation():
-    made, x = layer(Zoneout(0.5, 0.5, static_steps=T)), np.repeat(inputs(examples=1), B, axis=-1)
-    evaluation = made(x)[0].data
-    for generator in (rng(1), rng(2)):
-        assert np.array_equal(made(x, rng=generator)[0].data, evaluation)
-    assert np.array_equal(evaluation, np.repeat(evaluation[..., :1], B, axis=-1))
-    kept = evaluation[1:] == evaluation[:-1]
-    assert 0 < kept.sum() < kept.size, "masks of 0 and 1, not their expectation"
-    assert np.array_equal(layer(made.zoneout)(x)[0].data, evaluation), "the seed of the layer decides"
-    other = layer(made.zoneout, seed=1)
-    assert not np.array_equal(other.masks(T, B, None)["keep_h"], made.masks(T, B, None)["keep_h"])
-
-
 # ---- replay
 
 

@@ -15,11 +15,11 @@ ROOT = Path(__file__).parents[2]
 
 def train_every_task() -> dict[str, int]:
     """A tiny run of every task: a checksum of its log and of its last checkpoint."""
-    from tests.runs.test_gpu_training import TINY, train  # not above: it brings the stand-in for CuPy along
+    from tests.runs.test_gpu_training import TASKS, train  # not above: it brings the stand-in for CuPy along
 
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        for task, (kind, settings) in TINY.items():
+        for task, (kind, settings) in TASKS.items():
             rows, arrays = train(kind, settings, Path(folder) / task)
             content = json.dumps(rows).encode() + b"".join(array.tobytes() for _, array in sorted(arrays.items()))
             found[task] = zlib.crc32(content)

@@ -26,12 +26,10 @@ def lstm_by_hand(
     input_mask: Any = None,
     hidden_mask: Any = None,
     output_gate: str = "plain",
-    nudge_h: Any = None,
-    nudge_c: Any = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """h and c, each (T, H, B), by section 3.2 of the paper. ``nudge_h``, ``nudge_c`` are added to the states."""
+    """h and c, each (T, H, B), by section 3.2 of the paper."""
     shape = (len(x), *h0.shape)
-    keep_h, keep_c, nudge_h, nudge_c = (of_steps(value, 0, shape) for value in (keep_h, keep_c, nudge_h, nudge_c))
+    keep_h, keep_c = of_steps(keep_h, 0, shape), of_steps(keep_c, 0, shape)
     input_mask, hidden_mask = of_steps(input_mask, 1, shape), of_steps(hidden_mask, 1, shape)
     h, c, o_before = h0, c0, None
     h_steps, c_steps = [], []
@@ -49,8 +47,8 @@ def lstm_by_hand(
         next_h = keep_h[t] * h + (1 - keep_h[t]) * mixed_o * np.tanh(new_c)
         if output_gate == "authors":
             next_h = d * next_h + (1 - d) * f * h
-        h = next_h + nudge_h[t]
-        c = keep_c[t] * c + (1 - keep_c[t]) * new_c + nudge_c[t]
+        h = next_h
+        c = keep_c[t] * c + (1 - keep_c[t]) * new_c
         o_before = o
         h_steps.append(h)
         c_steps.append(c)

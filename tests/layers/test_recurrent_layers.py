@@ -155,6 +155,7 @@ def test_static_masks_are_those_of_the_seed_and_the_same_in_training_and_evaluat
     zoneout = Zoneout(0.5 if "lstm" in kind else 0.0, 0.5, static_steps=3)
     made, same_seed, other_seed = (layer(kind, seed=seed, zoneout=zoneout) for seed in (0, 0, 1))
     in_training = made.masks(T, B, rng(5))["keep_h"]
+    assert in_training.shape == (T, H, 1) and set(np.unique(in_training)) == {0, 1}, "of 0 and 1, for all examples"
     assert np.array_equal(in_training, made.masks(T, B, None)["keep_h"])
     assert np.array_equal(in_training, same_seed.masks(T, B, rng(6))["keep_h"])
     assert np.array_equal(in_training[:3], in_training[3:])

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from minizone import Tensor, gradcheck, no_grad
 from minizone.optim import Adam
@@ -122,7 +123,7 @@ def test_two_updates_in_a_row_equal_those_of_the_reference(cell, record_property
             states = [y.data[-1] for y in outputs]
         learned.append({name: tensor.data for name, tensor in weights.items()} | {"h": outputs[0].data})
     assert_same(*learned, 1e-8)  # Adam divides by the gradient
-    assert np.abs(learned[0]["W_x"] - arguments["W_x"]).max() > 0.1  # two steps of the learning rate
+    assert np.abs(learned[0]["W_x"] - cell.problem(4, 5)["W_x"]).max() > 0.1  # two steps of the learning rate
     record_property("two updates = those of the reference: cases", 1)
 
 
@@ -295,27 +296,28 @@ def test_evaluated_step_is_linear_in_the_probability(cell):
 
 
 def seconds(cell: Cell, T: int, repeats: int = 7) -> tuple[float, float]:
-    """The least time of this thread for a forward and for a backward pass over T steps, without other programs'."""
+    """The least time of this thread for a forward and for a backward pass over T steps, without that of others."""
     arguments = cell.problem(T, 8, D=8, H=32, dtype=np.float32)
     options = cell.masks("independent", T, 8, units=32, dtype=np.float32)
     forward, backward = [], []
-    for _ in range(repeats):
-        leaves = tensors(arguments)
-        start = time.thread_time()
-        loss = as_tuple(cell.fused(**leaves, **options))[0].sum()
-        middle = time.thread_time()
-        loss.backward()
-        forward.append(middle - start)
-        backward.append(time.thread_time() - middle)
+    with threadpool_limits(1):  # threads of BLAS that wait for each other on a busy machine take time as well
+        for _ in range(repeats):
+            leaves = tensors(arguments)
+            start = time.thread_time()
+            loss = as_tuple(cell.fused(**leaves, **options))[0].sum()
+            middle = time.thread_time()
+            loss.backward()
+            forward.append(middle - start)
+            backward.append(time.thread_time() - middle)
     return min(forward), min(backward)
 
 
 @every_cell
-def test_time_is_linear_in_the_steps_and_backward_takes_at_most_three_times_its_forward(cell):
+def test_time_is_linear_in_the_steps_and_backward_takes_at_most_twice_its_forward(cell):
     """16 times the steps take 16 times as long, more where the cache ends; were it quadratic, 256 times."""
     short, long = seconds(cell, 49), seconds(cell, 784)
     assert long[0] < 40 * short[0] and long[1] < 40 * short[1]
-    assert long[1] < 3 * long[0]
+    assert long[1] <= 2 * long[0]
 
 
 # ---- errors are sentences
