@@ -1,11 +1,5 @@
 """minizone: the Zoneout paper from scratch."""
 
-import os
-
-# OpenBLAS's threads, when out of work, sleep after 2^21 cycles, 1 ms, and not after 2^26: until then they keep a core
-# from the threads of `minizone.kernels.cpu.threads`. NumPy reads it when it is first imported: import minizone before.
-os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "21")
-
 from minizone.autograd.gradcheck import GradientError, gradcheck
 from minizone.autograd.tensor import Function, Tensor, no_grad
 from minizone.backend import Device, array_module

@@ -192,7 +192,7 @@ class BNLSTMSequence(Recurrence):
         ds, mask = self.s_hat[t], self.step_masks[t].hidden_mask
         self.kernels.bn_lstm_backward(
             self.normalizations[t], self.a[t], ds, self.c_hat[t], self.tanh_c[t], self.states[1][t],
-            self.step_masks[t], d, self.d_gamma[t], self.d_beta[t], self.d_normalized, self.scratch,
+            self.step_masks[t], d, self.d_gamma[t], self.d_beta[t], self.scratch,
         )  # fmt: skip
         self.kernels.add_product(self.W_h_T, ds[len(ds) // 2 :], d.h_before, mask, d.h)
 
@@ -200,7 +200,6 @@ class BNLSTMSequence(Recurrence):
         super().allocate_gradients(T, H, B)
         self.d_gamma = self.new("d gamma", T, 9 * H)
         self.d_beta = self.new("d beta", T, 5 * H)  # of b and beta_c
-        self.d_normalized = self.new("d normalized", H, B)
 
     def d_projections(self, part: slice) -> Array:
         ds = self.s_hat[part]  # (n, 8H, B)

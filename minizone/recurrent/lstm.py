@@ -83,7 +83,7 @@ def lstm(
 class LSTMSequence(Recurrence):
     """`lstm` as a node of the graph; inputs x, h0, c0, W_x, W_h, b, outputs h and c."""
 
-    gates, n_states, scratch_blocks = 4, 2, 4
+    gates, n_states, scratch_blocks = 4, 2, 8
 
     def allocate(self, T: int, H: int, B: int) -> None:
         self.tanh_c = self.new_for_steps("tanh_c", T, H, B)  # tanh(c~)

@@ -51,7 +51,7 @@ def step_arguments(H: int, B: int) -> dict[str, dict[str, Any]]:
             "tanh_c": state, "scratch": (4 * H, B),
         },
         "lstm_backward": {
-            "a": (4 * H, B), "c": state, "tanh_c": state, **masks_of_lstm, **d_h, **d_c, "scratch": (4 * H, B),
+            "a": (4 * H, B), "c": state, "tanh_c": state, **masks_of_lstm, **d_h, **d_c, "scratch": (8 * H, B),
         },
         "gru_gates_forward": {"a": (3 * H, B), "h": state, "reset_h": state},
         "gru_forward": {"a": (3 * H, B), "h": state, **masks_of_gru, "new_h": state, "scratch": (3 * H, B)},
@@ -68,7 +68,7 @@ def step_arguments(H: int, B: int) -> dict[str, dict[str, Any]]:
         },
         "bn_lstm_backward": {
             **norm, "a": (4 * H, B), "s_hat": (8 * H, B), "c_hat": state, "tanh_c": state, "c": state,
-            **masks_of_lstm, **d_h, **d_c, "d_gamma": (9 * H,), "d_beta": (5 * H,), "d_normalized": state,
+            **masks_of_lstm, **d_h, **d_c, "d_gamma": (9 * H,), "d_beta": (5 * H,),
             "scratch": (8 * H, B),
         },
     }  # fmt: skip
@@ -111,7 +111,7 @@ UNSPECIFIED = {  # arguments whose values after the call have no meaning
     "gru_backward": ["dh"],
     "rnn_backward": ["dh"],
     "gru_gates_backward": ["d_reset"],
-    "bn_lstm_backward": ["a", "c_hat", "tanh_c", "dh", "dc", "d_normalized"],
+    "bn_lstm_backward": ["a", "c_hat", "tanh_c", "dh", "dc"],
 }
 STEPS = list(step_arguments(1, 1))
 STACKS = list(stack_arguments(np.zeros((1, 1), int), 1, 1))

@@ -6,7 +6,7 @@ Sums over the examples are products with a vector of ones: 3 us for 400 x 100 nu
 from __future__ import annotations
 
 from minizone.backend import Array, array_module
-from minizone.kernels.cpu.lstm import activate_gates, sigmoid_back
+from minizone.kernels.cpu.lstm import activate_gates, gates_back
 from minizone.kernels.cpu.zoneout import zone_out, zone_out_back
 from minizone.kernels.step import Gradients, Masks, Normalization
 
@@ -51,31 +51,30 @@ def bn_lstm_forward(
 
 def bn_lstm_backward(
     norm: Normalization, a: Array, s_hat: Array, c_hat: Array, tanh_c: Array, c: Array, masks: Masks, d: Gradients,
-    d_gamma: Array, d_beta: Array, d_normalized: Array, scratch: Array,
+    d_gamma: Array, d_beta: Array, scratch: Array,
 ) -> None:  # fmt: skip
     """One step of the batch-normalized LSTM backwards, up to its matrix product.
 
     In: what `bn_lstm_forward` wrote into ``a``, ``s_hat``, ``c_hat``, ``tanh_c``, all used up; ``c`` (H, B) the
     previous cell; ``d``, see `Gradients`. Out: ``s_hat`` (8H, B) dLoss/d(W_x x_t) above dLoss/d(W_h h_{t-1});
     ``d.c_before``; the part of ``d.h_before`` that does not go through W_h; ``d_gamma`` (9H,) of gamma and gamma_c;
-    ``d_beta`` (5H,) of b and beta_c. ``d_normalized`` (H, B) is scratch, and ``scratch`` at least (8H, B).
+    ``d_beta`` (5H,) of b and beta_c. Scratch: (8H, B).
     """
     xp, H = array_module(a), len(c)
     i, f, g, o = a[:H], a[H : 2 * H], a[2 * H : 3 * H], a[3 * H :]
-    di, df, dg = scratch[:H], scratch[H : 2 * H], scratch[2 * H : 3 * H]
+    d_gates, d_normalized = scratch[: 4 * H], scratch[4 * H : 5 * H]
+    di, df, dg, do = d_gates[:H], d_gates[H : 2 * H], d_gates[2 * H : 3 * H], d_gates[3 * H :]
     sums, cell = slice(0, 8 * H), slice(8 * H, 9 * H)
     dh, dc, dc_before = d.h, d.c, d.c_before
     zone_out_back(dh, masks.keep_h, d.h_out, d.h_before)  # dh is now that of h~
     zone_out_back(dc, masks.keep_c, d.c_out, dc_before)  # dc is now that of c~, without its way through h~
 
-    xp.multiply(dh, o, out=d_normalized)  # h~ = o * tanh(BN(c~))
-    xp.subtract(1, o, out=o)
-    o *= d_normalized
-    o *= tanh_c  # da_o = dh~ * tanh(BN(c~)) * o * (1 - o)
+    xp.multiply(dh, tanh_c, out=do)  # h~ = o * tanh(BN(c~))
+    xp.multiply(dh, o, out=d_normalized)
     xp.multiply(tanh_c, tanh_c, out=tanh_c)
     xp.subtract(1, tanh_c, out=tanh_c)
     d_normalized *= tanh_c  # that of BN(c~)
-    normalize_backward(norm, cell, norm.gamma_c, d_normalized, c_hat, d_gamma, d_beta[4 * H :], scratch)
+    normalize_backward(norm, cell, norm.gamma_c, d_normalized, c_hat, d_gamma, d_beta[4 * H :], scratch[5 * H :])
     dc += c_hat  # complete
 
     xp.multiply(dc, f, out=df)  # c~ = f * c + input_mask * i * g
@@ -84,10 +83,7 @@ def bn_lstm_backward(
     d_update = dc if masks.input_mask is None else xp.multiply(dc, masks.input_mask, out=dh)  # that of i * g
     xp.multiply(d_update, g, out=di)
     xp.multiply(d_update, i, out=dg)
-    xp.multiply(g, g, out=g)  # da_g = dg * (1 - g^2)
-    xp.subtract(1, g, out=g)
-    g *= dg
-    sigmoid_back(a[: 2 * H], scratch[: 2 * H])
+    gates_back(a, d_gates, scratch[4 * H :])
 
     normalize_backward(norm, sums, norm.gamma, a, s_hat, d_gamma, d_beta[: 4 * H], scratch)
 

@@ -36,11 +36,12 @@ def lstm_backward(a: Array, c: Array, tanh_c: Array, masks: Masks, d: Gradients,
 
     In: ``a`` (4H, B) the gates; ``c`` (H, B) the previous cell; ``tanh_c`` (H, B); ``d``, see `Gradients`.
     Out: ``a`` dLoss/d(pre-activations); ``d.c_before``; the part of ``d.h_before`` that does not go through W_h.
-    Scratch: at least (4H, B).
+    Scratch: (8H, B).
     """
     xp, H = array_module(a), len(c)
     i, f, g, o = a[:H], a[H : 2 * H], a[2 * H : 3 * H], a[3 * H : 4 * H]
-    di, df, w, do = scratch[:H], scratch[H : 2 * H], scratch[2 * H : 3 * H], scratch[3 * H : 4 * H]
+    d_gates, w = scratch[: 4 * H], scratch[4 * H : 5 * H]
+    di, df, dg, do = d_gates[:H], d_gates[H : 2 * H], d_gates[2 * H : 3 * H], d_gates[3 * H :]
     dh, dc, dc_before = d.h, d.c, d.c_before
     zone_out_back(dh, masks.keep_h, d.h_out, d.h_before)  # dh is now that of h~
     zone_out_back(dc, masks.keep_c, d.c_out, dc_before)  # dc is now that of c~, without its way through h~
@@ -57,13 +58,8 @@ def lstm_backward(a: Array, c: Array, tanh_c: Array, masks: Masks, d: Gradients,
     dc_before += w
     d_update = dc if masks.input_mask is None else xp.multiply(dc, masks.input_mask, out=dh)  # that of i * g
     xp.multiply(d_update, g, out=di)
-
-    xp.multiply(g, g, out=w)  # da_g = dg * (1 - g^2), with dg = d_update * i
-    xp.subtract(1, w, out=w)
-    w *= d_update
-    xp.multiply(w, i, out=g)
-    sigmoid_back(a[: 2 * H], scratch[: 2 * H])
-    sigmoid_back(o, do)
+    xp.multiply(d_update, i, out=dg)
+    gates_back(a, d_gates, scratch[4 * H :])
 
 
 def activate_gates(a: Array) -> None:
@@ -80,6 +76,18 @@ def activate_gates(a: Array) -> None:
     i_and_f += 0.5
     o *= 0.5
     o += 0.5
+
+
+def gates_back(a: Array, d_gates: Array, scratch: Array) -> None:
+    """Gates i, f, g, o (4H, B) become dLoss/d(pre-activations), from ``d_gates``, dLoss/d(gates). Scratch: (4H, B).
+
+    The derivative is s - s^2 for the sigmoids and 1 - g^2 for g: one subtraction serves all of them.
+    """
+    H = len(a) // 4
+    array_module(a).multiply(a, a, out=scratch)
+    a[2 * H : 3 * H] = 1
+    a -= scratch
+    a *= d_gates
 
 
 def sigmoid_back(s: Array, ds: Array) -> None:

@@ -166,7 +166,7 @@ def bn_lstm_forward(
 
 def bn_lstm_backward(
     norm: Normalization, a: Array, s_hat: Array, c_hat: Array, tanh_c: Array, c: Array, masks: Masks, d: Gradients,
-    d_gamma: Array, d_beta: Array, d_normalized: Array, scratch: Array,
+    d_gamma: Array, d_beta: Array, scratch: Array,
 ) -> None:  # fmt: skip
     """As `minizone.kernels.cpu.bn_lstm_backward`."""
     H, B = c.shape
@@ -180,5 +180,5 @@ def bn_lstm_backward(
         H, B, norm.given, norm.gamma, norm.gamma_c, norm.inverse, c,
         *_mask(masks.keep_h, 0, c), *_mask(masks.keep_c, 0, c), *_mask(masks.input_mask, 1, c),
         h_out, c_out, d.h_out is not None, d.c_out is not None,
-        a, s_hat, c_hat, tanh_c, d.h, d.c, d.h_before, d.c_before, d_gamma, d_beta, d_normalized, size=H * LANES,
+        a, s_hat, c_hat, tanh_c, d.h, d.c, d.h_before, d.c_before, d_gamma, d_beta, scratch[:H], size=H * LANES,
     )  # fmt: skip
