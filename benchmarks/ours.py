@@ -18,7 +18,7 @@ import problems
 from harness import Built
 from problems import GATES, Z_C, Z_H, Shape, UpdateShape
 
-import minizone  # before NumPy, to which it says how long its threads shall wait
+import minizone
 from minizone import backend
 
 
