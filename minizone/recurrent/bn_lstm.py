@@ -164,10 +164,9 @@ class BNLSTMSequence(Recurrence):
         c~      = f * c_{t-1} + input_mask * i * g                    h~  = o * tanh(BN(c~; gamma_c, beta_c))
         c_t     = keep_c * c_{t-1} + (1 - keep_c) * c~                h_t = keep_h * h_{t-1} + (1 - keep_h) * h~
         """
-        assert self.a is not None
         h, c = self.states
         sums = self.s_hat[t]  # (8H, B)
-        self.kernels.product(self.W_h, self.h_of_product(t), sums[len(sums) // 2 :])
+        self.kernels.product(self.W_h, self.recurrent_input(t), sums[len(sums) // 2 :])
         self.kernels.bn_lstm_forward(
             self.normalizations[t], sums, h[t], c[t], self.step_masks[t],
             self.a[t], h[t + 1], c[t + 1], self.c_hat[t], self.tanh_c[t], self.scratch,
@@ -188,7 +187,6 @@ class BNLSTMSequence(Recurrence):
         di, df, dg, da                                                as in the LSTM
         d(W_x x_t) = BN^T(da)    d(W_h h_{t-1}) = BN^T(da)            dh_{t-1} += W_h^T d(W_h h_{t-1})
         """
-        assert self.a is not None
         ds, mask = self.s_hat[t], self.step_masks[t].hidden_mask
         self.kernels.bn_lstm_backward(
             self.normalizations[t], self.a[t], ds, self.c_hat[t], self.tanh_c[t], self.states[1][t],

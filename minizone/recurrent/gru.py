@@ -72,9 +72,8 @@ class GRUSequence(Recurrence):
         h~   = z * h_{t-1} + (1 - z) * input_mask * n
         h_t  = keep_h * h_{t-1} + (1 - keep_h) * h~
         """
-        assert self.a is not None
         h, a, kernels = self.states[0], self.a[t], self.kernels
-        H, h_masked = h.shape[1], self.h_of_product(t)
+        H, h_masked = h.shape[1], self.recurrent_input(t)
         kernels.add_product(self.W_h[: 2 * H], h_masked, a[: 2 * H], None, self.scratch)
         kernels.gru_gates_forward(a, h_masked, self.reset_h[t])
         kernels.add_product(self.W_h[2 * H :], self.reset_h[t], a[2 * H :], None, self.scratch)
@@ -94,7 +93,6 @@ class GRUSequence(Recurrence):
         d(r*h) = W_n^T da_n                                 dh_{t-1} += r * d(r*h)
         da_r   = d(r*h) * h_{t-1} * r * (1 - r)             dh_{t-1} += W_r^T da_r + W_z^T da_z
         """
-        assert self.a is not None
         a, masks, kernels = self.a[t], self.step_masks[t], self.kernels
         h = self.states[0][t]
         h_masked = h if self.masked_h is None else self.masked_h[t]

@@ -113,7 +113,6 @@ class LSTMSequence(Recurrence):
 
         The gradients of W_x, W_h, b and x follow from da, for many time steps at once: ``add_weight_gradients``.
         """
-        assert self.a is not None
         self.kernels.lstm_backward(self.a[t], self.states[1][t], self.tanh_c[t], self.step_masks[t], d, self.scratch)
         self.add_product_back(t, d)
 

@@ -76,7 +76,6 @@ class RNNSequence(Recurrence):
         da  = dh~ * (1 - h~^2), of a rectifier dh~ where h~ > 0
         dh_{t-1} += W_h^T da
         """
-        assert self.a is not None
         self.kernels.rnn_backward(self.a[t], self.step_masks[t], self.relu, d)
         self.add_product_back(t, d)
 

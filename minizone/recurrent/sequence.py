@@ -57,7 +57,8 @@ class Recurrence(Function):
     n_states: int  # 2 in an LSTM: h and c
     scratch_blocks: int  # scratch memory of a step, in blocks of (H, B)
     kernels: ModuleType
-    a: Array | None = None  # (T, G H, B): pre-activations, then gates, then dLoss/d(pre-activations)
+    a: Array  # (T, G H, B): pre-activations, then gates, then dLoss/d(pre-activations)
+    is_released = False  # whether the arrays of the forward pass are gone
 
     def __init__(self, masks: Masks, record: StateGradients | None = None):
         self.masks = Masks(*(mask.data if isinstance(mask, Tensor) else mask for mask in masks))
@@ -88,6 +89,7 @@ class Recurrence(Function):
             self.kernels.check_tokens(x, D)
 
         self.arrays = (x, *arguments)
+        self.is_released = False
         self.saves = any(self.needs) or self.kernels is not cpu
         self.dtype = xp.result_type(*(v for v in self.arrays if v.dtype.kind in "fc"))
         self.workspace = workspace(xp, self.workspace_key())
@@ -148,20 +150,18 @@ class Recurrence(Function):
 
     def project(self, part: slice) -> None:
         """``a[t] = W_x x_t + b`` for some time steps, where `pre_activations` wants it."""
-        assert self.a is not None
         if self.joined is None:
             self.kernels.project(self.arrays[0][part], self.W_x, self.b, self.a[part])
 
     def pre_activations(self, t: int) -> Array:
         """``a[t] = W_x x_t + W_h h_{t-1} + b``, (G H, B)."""
-        assert self.a is not None
         if self.joined is not None:
             self.kernels.product(self.W_h, self.joined[t], self.a[t])
         else:  # a[t] has W_x x_t + b already
-            self.kernels.add_product(self.W_h, self.h_of_product(t), self.a[t], None, self.scratch)
+            self.kernels.add_product(self.W_h, self.recurrent_input(t), self.a[t], None, self.scratch)
         return self.a[t]
 
-    def h_of_product(self, t: int) -> Array:
+    def recurrent_input(self, t: int) -> Array:
         """h_{t-1} as W_h multiplies it, (H, B): after its hidden mask."""
         h, mask = self.states[0][t], self.step_masks[t].hidden_mask
         return h if self.masked_h is None else array_module(h).multiply(mask, h, out=self.masked_h[t])
@@ -169,14 +169,14 @@ class Recurrence(Function):
     # ---- backward
 
     def backward(self, *d_out: Array | None) -> tuple[Array | None, ...]:
-        if self.a is None:  # a second backward pass: the first one has overwritten the gates
+        if self.is_released:  # by a first backward pass, which has overwritten the gates
             self.forward(*self.arrays)
         x, W_h = self.arrays[0], self.arrays[self.n_states + 2]
         T, H, B = len(x), W_h.shape[-1], x.shape[-1]
-        xp, space = array_module(W_h), self.workspace
+        xp = array_module(W_h)
         self.load_weights_back(W_h.astype(self.dtype, copy=False))
         self.allocate_gradients(T, H, B)
-        outs = [space.load(f"d out {k}", g) for k, g in enumerate(d_out)]
+        outs = [self.workspace.load(f"d out {k}", g) for k, g in enumerate(d_out)]
         after = [self.new(f"d {k}", H, B) for k in range(self.n_states)]
         before = [self.new(f"d before {k}", H, B) for k in range(self.n_states)]
         for d in after:
@@ -194,9 +194,9 @@ class Recurrence(Function):
         parts = parts_of(T, B, self.kernels.PART)
         with follower(two_threads_pay(W_h, len(parts), B)) as later:
             for part in reversed(parts):
-                space.run(("backward", *(g is None for g in outs)), partial(steps_back, part))
+                self.workspace.run(("backward", *(g is None for g in outs)), partial(steps_back, part))
                 later(self.add_weight_gradients, part)
-        d_initial = [space.output(d) for d in (before if T % 2 else after)]
+        d_initial = [self.workspace.output(d) for d in (before if T % 2 else after)]
         dx, *weights = self.gradients_of_weights()
         self.release()
         return dx, *d_initial, *weights
@@ -225,7 +225,6 @@ class Recurrence(Function):
 
     def add_product_back(self, t: int, d: Gradients) -> None:
         """``d.h_before += hidden_mask * (W_h^T @ da)``; ``d.h`` is not needed any more and serves as scratch."""
-        assert self.a is not None
         self.kernels.add_product(self.W_h_T, self.a[t], d.h_before, self.step_masks[t].hidden_mask, d.h)
 
     # ---- the gradients of the weights: products over many time steps
@@ -257,7 +256,6 @@ class Recurrence(Function):
 
     def d_projections(self, part: slice) -> Array:
         """dLoss/d(W_x x_t) of some time steps, as columns (G H, n B)."""
-        assert self.a is not None
         return columns(self.a[part])
 
     def products(self, part: slice, da: Array) -> Iterator[tuple[Array, Array]]:
@@ -312,9 +310,7 @@ class Recurrence(Function):
         if self.record is not None or self.kernels is cpu:
             return None
         shapes = tuple(array.shape for array in self.arrays)
-        masks = tuple(
-            getattr(mask, "shape", mask) for mask in self.masks
-        )  # of an array the shape, of a number the value
+        masks = tuple(getattr(mask, "shape", mask) for mask in self.masks)  # the shape of an array, or the number
         return type(self), shapes, str(self.dtype), self.is_tokens, masks
 
     def masks_of_steps(self, T: int, H: int, B: int) -> list[Masks]:
@@ -326,9 +322,9 @@ class Recurrence(Function):
 
     def release(self) -> None:
         """Forget what was saved for the backward pass."""
+        self.is_released = True
         self.workspace.release()
-        self.a = None
-        del self.states, self.joined, self.masked_h, self.scratch
+        del self.a, self.states, self.joined, self.masked_h, self.scratch
 
 
 def two_threads_pay(W_h: Array, parts: int, B: int) -> bool:
