@@ -8,7 +8,6 @@ imports what it changes.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,10 +62,6 @@ def without_large_matrix_once() -> None:
         change(module, "times_stack", lambda W, x: W @ x)
 
 
-def without_sleeping_threads() -> None:
-    os.environ["OPENBLAS_THREAD_TIMEOUT"] = "26"  # OpenBLAS's own choice; NumPy reads it when it is imported
-
-
 def without_kept_memory() -> None:
     from minizone import backend
 
@@ -89,7 +84,6 @@ TRICKS = (
     Trick("one product for h, 1 and x", without_joined_product, PIXELS),
     Trick("masks from 16 random bits an element", without_16_bit_masks, PIXELS),
     Trick("wide inputs projected many steps at once", without_wide_inputs_at_once, WORDS),
-    Trick("OpenBLAS's idle threads sleep soon", without_sleeping_threads, PIXELS),
     Trick("freed memory is kept", without_kept_memory, "char-ptb"),
     Trick("a large matrix goes through the cache once", without_large_matrix_once, "word-ptb"),
 )

@@ -1,12 +1,5 @@
 """minizone: the Zoneout paper from scratch."""
 
-import os
-
-# Idle threads of OpenBLAS wait for work in a loop, by default for 2^26 cycles, about 20 ms. In that time they compete
-# with the second thread of a backward pass (minizone/kernels/cpu/threads.py), so here they wait for 2^21 cycles. NumPy
-# reads the variable when it is first imported: import minizone before NumPy to have the effect.
-os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "21")
-
 from minizone.autograd.gradcheck import GradientError, gradcheck
 from minizone.autograd.tensor import Function, Tensor, no_grad
 from minizone.backend import Device, array_module

@@ -116,8 +116,8 @@ def to_numbers(values: Sequence[Any]) -> list[float]:
     on_gpu = {k: v for k, v in enumerate(values) if hasattr(v, "dtype") and array_module(v) is not np}
     if on_gpu:
         xp = array_module(*on_gpu.values())
-        seen = to_host(xp.stack([v.reshape(()).astype(np.float64) for v in on_gpu.values()]))
-        on_gpu = dict(zip(on_gpu, seen, strict=True))
+        copied = to_host(xp.stack([v.reshape(()).astype(np.float64) for v in on_gpu.values()]))
+        on_gpu = dict(zip(on_gpu, copied, strict=True))
     return [float(on_gpu.get(k, v)) for k, v in enumerate(values)]
 
 

@@ -11,23 +11,24 @@ from typing import Any
 
 from minizone.autograd.ops import relu, sigmoid, stack, tanh, unstack
 from minizone.autograd.tensor import Tensor
-from minizone.backend import array_module
+from minizone.backend import Array, array_module
+from minizone.kernels.step import Mask
 from minizone.recurrent.statistics import Statistics, parts
 from minizone.zoneout import zone_out
 
 
 def lstm_cell(
-    x: Any,
+    x: Tensor | Array,
     h: Tensor,
     c: Tensor,
     W_x: Tensor,
     W_h: Tensor,
     b: Tensor,
     *,
-    keep_h: Any = None,
-    keep_c: Any = None,
-    input_mask: Any = None,
-    hidden_mask: Any = None,
+    keep_h: Mask = None,
+    keep_c: Mask = None,
+    input_mask: Mask = None,
+    hidden_mask: Mask = None,
 ) -> tuple[Tensor, Tensor]:
     """One step of an LSTM with zoneout: (h, c) from the input x (D, B) or tokens (B,) and the previous (h, c).
 
@@ -45,7 +46,7 @@ def lstm_cell(
 
 
 def lstm_gates(
-    x: Any, h: Tensor, W_x: Tensor, W_h: Tensor, b: Tensor, hidden_mask: Any = None
+    x: Tensor | Array, h: Tensor, W_x: Tensor, W_h: Tensor, b: Tensor, hidden_mask: Mask = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gates i, f, g, o of an LSTM, each (H, B)."""
     H = h.shape[0]
@@ -54,7 +55,7 @@ def lstm_gates(
 
 
 def output_gate_cell(
-    x: Any,
+    x: Tensor | Array,
     h: Tensor,
     c: Tensor,
     o_before: Tensor | None,
@@ -63,10 +64,10 @@ def output_gate_cell(
     b: Tensor,
     *,
     output_gate: str,
-    input_mask: Any,
-    keep_h: Any = None,
-    keep_c: Any = None,
-    hidden_mask: Any = None,
+    input_mask: Mask,
+    keep_h: Mask = None,
+    keep_c: Mask = None,
+    hidden_mask: Mask = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`lstm_cell` with one of the ways to zone out the output gate beside recurrent dropout; also returns o.
 
@@ -84,15 +85,15 @@ def output_gate_cell(
 
 
 def gru_cell(
-    x: Any,
+    x: Tensor | Array,
     h: Tensor,
     W_x: Tensor,
     W_h: Tensor,
     b: Tensor,
     *,
-    keep_h: Any = None,
-    input_mask: Any = None,
-    hidden_mask: Any = None,
+    keep_h: Mask = None,
+    input_mask: Mask = None,
+    hidden_mask: Mask = None,
 ) -> tuple[Tensor]:
     """One step of a GRU with zoneout: h from the input x (D, B) or tokens (B,) and the previous h (H, B).
 
@@ -112,14 +113,14 @@ def gru_cell(
 
 
 def rnn_cell(
-    x: Any,
+    x: Tensor | Array,
     h: Tensor,
     W_x: Tensor,
     W_h: Tensor,
     b: Tensor,
     *,
-    keep_h: Any = None,
-    hidden_mask: Any = None,
+    keep_h: Mask = None,
+    hidden_mask: Mask = None,
     activation: str = "tanh",
 ) -> tuple[Tensor]:
     """One step of a simple recurrent network with zoneout.
@@ -133,7 +134,7 @@ def rnn_cell(
 
 
 def lstm_unrolled(
-    x: Any, h0: Tensor, c0: Tensor, *weights: Tensor, output_gate: str = "plain", **masks: Any
+    x: Tensor | Array, h0: Tensor, c0: Tensor, *weights: Tensor, output_gate: str = "plain", **masks: Mask
 ) -> tuple[Tensor, Tensor]:
     """`lstm_cell` over a sequence; arguments and results as `minizone.lstm`."""
     if output_gate != "plain":
@@ -143,7 +144,7 @@ def lstm_unrolled(
 
 
 def output_gate_unrolled(
-    x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any, *, output_gate: str, **masks: Any
+    x: Tensor | Array, h0: Any, c0: Any, W_x: Tensor | Array, W_h: Any, b: Any, *, output_gate: str, **masks: Mask
 ) -> tuple[Tensor, Tensor]:
     """`output_gate_cell` over a sequence; arguments (arrays or tensors) and results as `minizone.lstm`."""
     given = h0, c0, W_x, W_h, b
@@ -151,7 +152,7 @@ def output_gate_unrolled(
     masks = {name: mask.astype(W_h.dtype) if hasattr(mask, "astype") else mask for name, mask in masks.items()}
     o_before: Tensor | None = None
 
-    def cell(x_t: Any, h: Tensor, c: Tensor, *weights: Tensor, **masks_t: Any) -> tuple[Tensor, Tensor]:
+    def cell(x_t: Any, h: Tensor, c: Tensor, *weights: Tensor, **masks_t: Mask) -> tuple[Tensor, Tensor]:
         nonlocal o_before
         h, c, o_before = output_gate_cell(x_t, h, c, o_before, *weights, output_gate=output_gate, **masks_t)
         return h, c
@@ -160,18 +161,22 @@ def output_gate_unrolled(
     return h, c
 
 
-def gru_unrolled(x: Any, h0: Tensor, *weights: Tensor, **options: Any) -> Tensor:
+def gru_unrolled(x: Tensor | Array, h0: Tensor, *weights: Tensor, **options: Any) -> Tensor:
     """`gru_cell` over a sequence; arguments and results as `minizone.gru`."""
     return unroll(gru_cell, x, (h0,), *weights, **options)[0]
 
 
-def rnn_unrolled(x: Any, h0: Tensor, *weights: Tensor, **options: Any) -> Tensor:
+def rnn_unrolled(x: Tensor | Array, h0: Tensor, *weights: Tensor, **options: Any) -> Tensor:
     """`rnn_cell` over a sequence; arguments and results as `minizone.rnn`."""
     return unroll(rnn_cell, x, (h0,), *weights, **options)[0]
 
 
 def unroll(
-    cell: Callable[..., tuple[Tensor, ...]], x: Any, states: tuple[Tensor, ...], *weights: Tensor, **options: Any
+    cell: Callable[..., tuple[Tensor, ...]],
+    x: Tensor | Array,
+    states: tuple[Tensor, ...],
+    *weights: Tensor,
+    **options: Any,
 ) -> tuple[Tensor, ...]:
     """A cell over a sequence: all states it goes through, each (T, H, B). Options that are masks are taken by step."""
     T = x.shape[0]
@@ -186,17 +191,17 @@ def unroll(
     return tuple(stack(list(each)) for each in zip(*steps, strict=True))
 
 
-def project(x: Any, W_x: Tensor) -> Tensor:
+def project(x: Tensor | Array, W_x: Tensor) -> Tensor:
     """``W_x @ x`` for x (D, B); for tokens (B,) the columns of W_x that they name."""
     return W_x[:, x] if x.ndim == 1 else W_x @ x
 
 
-def times(mask: Any, value: Tensor) -> Tensor:
+def times(mask: Mask, value: Tensor) -> Tensor:
     """``mask * value``; None: no mask."""
     return value if mask is None else mask * value
 
 
-def _at_step(mask: Any, t: int, T: int) -> Any:
+def _at_step(mask: Mask, t: int, T: int) -> Mask:
     """The mask of step t, from a mask that broadcasts to (T, H, B); anything else as it is."""
     if mask is None or getattr(mask, "ndim", 0) < 3:
         return mask
@@ -204,7 +209,12 @@ def _at_step(mask: Any, t: int, T: int) -> Any:
 
 
 def batch_normalize(
-    s: Any, gamma: Any, beta: Any = 0.0, mean: Any = None, variance: Any = None, epsilon: float = 1e-5
+    s: Tensor,
+    gamma: Tensor | Array,
+    beta: Tensor | Array | float = 0.0,
+    mean: Any = None,
+    variance: Any = None,
+    epsilon: float = 1e-5,
 ) -> Tensor:
     """``gamma * (s - mean) / sqrt(variance + epsilon) + beta``, row by row: Ioffe and Szegedy (2015).
 
@@ -218,7 +228,7 @@ def batch_normalize(
 
 
 def bn_lstm_cell(
-    x: Any,
+    x: Tensor | Array,
     h: Tensor,
     c: Tensor,
     W_x: Tensor,
@@ -229,12 +239,12 @@ def bn_lstm_cell(
     gamma_c: Tensor,
     beta_c: Tensor,
     *,
-    keep_h: Any = None,
-    keep_c: Any = None,
-    input_mask: Any = None,
-    hidden_mask: Any = None,
-    mean: Any = None,
-    variance: Any = None,
+    keep_h: Mask = None,
+    keep_c: Mask = None,
+    input_mask: Mask = None,
+    hidden_mask: Mask = None,
+    mean: Array | None = None,
+    variance: Array | None = None,
     epsilon: float = 1e-5,
 ) -> tuple[Tensor, Tensor]:
     """One step of a batch-normalized LSTM with zoneout: (h, c) from the input x (D, B) or tokens (B,) and (h, c).
@@ -250,7 +260,7 @@ def bn_lstm_cell(
     H = h.shape[0]
     b, gamma_x, gamma_h, gamma_c, beta_c = (v.reshape(-1, 1) for v in (b, gamma_x, gamma_h, gamma_c, beta_c))
     known = [(None, None)] * 3
-    if mean is not None:
+    if mean is not None and variance is not None:
         known = [(mean[rows], variance[rows]) for rows in parts(H)]
     inputs = batch_normalize(project(x, W_x), gamma_x, 0, *known[0], epsilon)
     a = inputs + batch_normalize(W_h @ times(hidden_mask, h), gamma_h, 0, *known[1], epsilon) + b  # (4H, B)
@@ -261,7 +271,7 @@ def bn_lstm_cell(
 
 
 def bn_lstm_unrolled(
-    x: Any, h0: Tensor, c0: Tensor, *weights: Any, statistics: Statistics | None = None, **options: Any
+    x: Tensor | Array, h0: Tensor, c0: Tensor, *weights: Any, statistics: Statistics | None = None, **options: Any
 ) -> tuple[Tensor, Tensor]:
     """`bn_lstm_cell` over a sequence; arguments and results as `minizone.bn_lstm`, but nothing is collected."""
     mean = variance = None

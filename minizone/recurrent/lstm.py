@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from minizone.autograd.tensor import Tensor
 from minizone.backend import Array
+from minizone.kernels import kernels_for
 from minizone.kernels.step import Gradients, Mask, Masks
 from minizone.recurrent.cells import output_gate_unrolled
-from minizone.recurrent.sequence import Recurrence, StateGradients
+from minizone.recurrent.sequence import Recurrence, StateGradients, check_shapes, per_step
 
 OUTPUT_GATES = ("plain", "paper", "printed", "authors")
 
@@ -77,7 +78,27 @@ def lstm(
         raise ValueError(f'output_gate="{output_gate}" follows the mask of recurrent dropout: it needs an input_mask')
     if record is not None:
         raise ValueError(f'record works with output_gate="plain" only, got "{output_gate}"')
+    check_arguments(x, h0, c0, W_x, W_h, b, masks)
     return output_gate_unrolled(x, h0, c0, W_x, W_h, b, output_gate=output_gate, **masks._asdict())
+
+
+def check_arguments(
+    x: Tensor | Array,
+    h0: Tensor | Array,
+    c0: Tensor | Array,
+    W_x: Tensor | Array,
+    W_h: Tensor | Array,
+    b: Tensor | Array,
+    masks: Masks,
+) -> None:
+    """Raise what `lstm` promises, where `LSTMSequence` does not."""
+    given = (v.data if isinstance(v, Tensor) else v for v in (x, h0, c0, W_x, W_h, b))
+    x, h0, c0, W_x, W_h, b = given
+    check_shapes(4, x, (h0, c0), W_x, W_h, b)
+    if x.dtype.kind in "iu":
+        kernels_for(W_h).check_tokens(x, W_x.shape[1])
+    for mask in masks:
+        per_step(mask, (x.shape[0], *h0.shape))
 
 
 class LSTMSequence(Recurrence):

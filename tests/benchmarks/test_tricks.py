@@ -16,7 +16,6 @@ NAMES = [
     "without_16_bit_masks",
     "without_wide_inputs_at_once",
     "without_large_matrix_once",
-    "without_sleeping_threads",
     "without_kept_memory",
 ]
 PROGRAM = """

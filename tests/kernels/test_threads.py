@@ -85,12 +85,3 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, timeout=60)
     assert done.returncode == 0
-
-
-@pytest.mark.parametrize(("given", "expected"), [(None, "21"), ("26", "26")])
-def test_openblas_is_told_how_long_idle_threads_wait_unless_the_environment_says_it(given, expected):
-    code = "import os, sys, minizone; print(os.environ['OPENBLAS_THREAD_TIMEOUT'])"
-    env = {k: v for k, v in os.environ.items() if k != "OPENBLAS_THREAD_TIMEOUT"}
-    env |= {} if given is None else {"OPENBLAS_THREAD_TIMEOUT": given}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
-    assert done.stdout.strip() == expected, done.stderr

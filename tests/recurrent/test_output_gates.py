@@ -130,3 +130,15 @@ def test_unknown_output_gate_is_named_beside_the_known_ones(gate):
     sentence = f"output_gate must be one of plain, paper, printed, authors, got {gate!r}"
     with pytest.raises(ValueError, match=re.escape(sentence)):
         lstm(**problem(T, B), input_mask=1.0, output_gate=gate)
+
+
+@every_variant
+def test_arguments_that_do_not_fit_are_refused(gate):
+    arguments, options = problem(T, B), CELLS["lstm"].masks("independent", T, B) | {"output_gate": gate}
+    tokens = np.full((T, B), -1)
+    with pytest.raises(ValueError, match="x must be"):
+        lstm(**arguments | {"x": arguments["x"][:, :-1]}, **options)
+    with pytest.raises(ValueError, match="does not broadcast"):
+        lstm(**arguments, **options | {"keep_h": np.ones((T + 1, H, B))})
+    with pytest.raises(IndexError, match="tokens must be in"):
+        lstm(**arguments | {"x": tokens}, **options)
