@@ -89,7 +89,7 @@ check("text8 has more than four times as much text for each parameter", text8 > 
 class Watched(Text8):
     """`Text8` that also measures, after every epoch, the BPC of its training text, as much of it as validation has."""
 
-    def columns(self) -> dict[str, float]:
+    def extra_columns(self) -> dict[str, float]:
         known_text = self.data.train[: len(self.data.valid)]
         return {"known_bpc": self.bpc_by_chunks(known_text)}
 

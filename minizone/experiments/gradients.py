@@ -101,7 +101,7 @@ class Gradients(PMNIST):
     def carried(self) -> dict[str, Array]:
         return {"norms": np.stack(self.norms)}
 
-    def recall(self, arrays: dict[str, np.ndarray]) -> None:
+    def load_carried(self, arrays: dict[str, np.ndarray]) -> None:
         self.norms = list(arrays["norms"])
 
 

@@ -207,7 +207,7 @@ class Semantic(Experiment):
         self.valid_costs = self.mean_costs("validation")
         return float(self.valid_costs[0])
 
-    def columns(self) -> dict[str, Any]:
+    def extra_columns(self) -> dict[str, Any]:
         return {"valid_cost_plain": float(self.valid_costs[1]), **self.weights()}
 
     def test(self) -> dict[str, Any]:
@@ -228,7 +228,7 @@ class Semantic(Experiment):
     def figure(self, folder: Path) -> None:
         plot_networks(folder, folder / "semantic.png")
 
-    def farewell(self) -> None:
+    def print_results(self) -> None:
         """Print W of both networks, and whether it is near I or -I."""
         found = self.weights()
         for name, title in NETWORKS.items():

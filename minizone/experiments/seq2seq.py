@@ -284,7 +284,7 @@ class Seq2Seq(Experiment):
             answers.append(to_host(self.model.answer(part)))
         return np.concatenate(answers, axis=1)
 
-    def columns(self) -> dict[str, Any]:
+    def extra_columns(self) -> dict[str, Any]:
         return {"difficulty": self.memory["difficulty"], "restarts": self.memory["restarts"]}
 
     def end_epoch(self, valid: float, optimizer: Optimizer) -> bool:
@@ -316,7 +316,7 @@ class Seq2Seq(Experiment):
                 return True
         return False
 
-    def farewell(self) -> None:
+    def print_results(self) -> None:
         """Print the answers to five test problems."""
         inputs, targets = self.test_problems(self.memory["validated"])
         answers = decode(self.answers(inputs[:, :5]))

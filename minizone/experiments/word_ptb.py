@@ -199,7 +199,7 @@ class WordPTB(LanguageModelling):
                 arrays[f"{layer}.{k}"] = to_host(s)
         return arrays
 
-    def recall(self, arrays: dict[str, np.ndarray]) -> None:
+    def load_carried(self, arrays: dict[str, np.ndarray]) -> None:
         self.state = []
         for layer in range(self.settings.num_layers if arrays else 0):
             names = [name for name in sorted(arrays) if name.startswith(f"{layer}.")]

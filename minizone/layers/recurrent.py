@@ -98,6 +98,11 @@ class RecurrentLayer(Module):
         record: StateGradients | None = None,
     ) -> State:
         """As a call, but all states of the sequence, each (T, H, B); ``record`` as in `minizone.lstm`."""
+        start = state or self.initial_state(x.shape[-1])
+        return self.sequence(x, start, record=record, **self.masks(x.shape[0], x.shape[-1], rng))
+
+    def sequence(self, x: Tensor | Array, start: State, **options: Any) -> State:
+        """The function of this layer, from the states ``start``; ``options`` are its masks and ``record``."""
         raise NotImplementedError
 
     def initial_state(self, B: int) -> State:
@@ -153,16 +158,9 @@ class LSTM(RecurrentLayer):
         self.output_gate = output_gate
         self.b.data[hidden_size : 2 * hidden_size] = forget_bias
 
-    def states(
-        self,
-        x: Tensor | Array,
-        state: State | None = None,
-        rng: Generator | None = None,
-        record: StateGradients | None = None,
-    ) -> State:
-        masks = self.masks(x.shape[0], x.shape[-1], rng)
-        h, c = state or self.initial_state(x.shape[-1])
-        return lstm(x, h, c, self.W_x, self.W_h, self.b, output_gate=self.output_gate, record=record, **masks)
+    def sequence(self, x: Tensor | Array, start: State, **options: Any) -> State:
+        h, c = start
+        return lstm(x, h, c, self.W_x, self.W_h, self.b, output_gate=self.output_gate, **options)
 
 
 class BNLSTM(LSTM):
@@ -216,13 +214,12 @@ class BNLSTM(LSTM):
         rng: Generator | None = None,
         record: StateGradients | None = None,
     ) -> State:
-        masks = self.masks(x.shape[0], x.shape[-1], rng)
         h, c = state or self.initial_state(x.shape[-1])
         self.statistics.mean, self.statistics.variance = self.mean.data, self.variance.data  # they may have moved
         return bn_lstm(
             x, h, c, self.W_x, self.W_h, self.b, self.gamma_x, self.gamma_h, self.gamma_c, self.beta_c,
             statistics=self.statistics.collect if rng is not None else self._population(state is None),
-            epsilon=self.epsilon, record=record, **masks,
+            epsilon=self.epsilon, record=record, **self.masks(x.shape[0], x.shape[-1], rng),
         )  # fmt: skip
 
     def _population(self, from_the_start: bool) -> Statistics:
@@ -238,16 +235,9 @@ class GRU(RecurrentLayer):
 
     gates, candidate, state_names = 3, 2, ("h0",)
 
-    def states(
-        self,
-        x: Tensor | Array,
-        state: State | None = None,
-        rng: Generator | None = None,
-        record: StateGradients | None = None,
-    ) -> State:
-        masks = self.masks(x.shape[0], x.shape[-1], rng)
-        (h,) = state or self.initial_state(x.shape[-1])
-        return (gru(x, h, self.W_x, self.W_h, self.b, record=record, **masks),)
+    def sequence(self, x: Tensor | Array, start: State, **options: Any) -> State:
+        (h,) = start
+        return (gru(x, h, self.W_x, self.W_h, self.b, **options),)
 
 
 class RNN(RecurrentLayer):
@@ -264,16 +254,9 @@ class RNN(RecurrentLayer):
             raise ValueError(f"RNN has no input gate to drop, got drop_inputs={self.drop_inputs}")
         self.activation = activation
 
-    def states(
-        self,
-        x: Tensor | Array,
-        state: State | None = None,
-        rng: Generator | None = None,
-        record: StateGradients | None = None,
-    ) -> State:
-        masks = self.masks(x.shape[0], x.shape[-1], rng)
-        (h,) = state or self.initial_state(x.shape[-1])
-        return (rnn(x, h, self.W_x, self.W_h, self.b, activation=self.activation, record=record, **masks),)
+    def sequence(self, x: Tensor | Array, start: State, **options: Any) -> State:
+        (h,) = start
+        return (rnn(x, h, self.W_x, self.W_h, self.b, activation=self.activation, **options),)
 
 
 class Stack(Module):

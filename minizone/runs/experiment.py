@@ -87,7 +87,7 @@ class Experiment:
     def learning_rate(self, epoch: int) -> float:
         return self.settings.rate(epoch)
 
-    def columns(self) -> dict[str, Any]:
+    def extra_columns(self) -> dict[str, Any]:
         """Further columns for the row of the epoch that has just been trained."""
         return {}
 
@@ -99,13 +99,13 @@ class Experiment:
         """Arrays besides the parameters that one minibatch passes to the next; a checkpoint holds them."""
         return {}
 
-    def recall(self, arrays: dict[str, np.ndarray]) -> None:
+    def load_carried(self, arrays: dict[str, np.ndarray]) -> None:
         """Restore, in a resumed run, what `carried` returned."""
 
     def figure(self, folder: Path) -> None:
         """Draw the figures of the task besides its learning curves, from the log in the folder of the run."""
 
-    def farewell(self) -> None:
+    def print_results(self) -> None:
         """Print examples or findings at the end of the run, with the best parameters."""
 
     def to_device(self, model: Module) -> Module:

@@ -150,7 +150,7 @@ def load_checkpoint(experiment: Experiment, optimizer: Optimizer, folder: Path) 
         optimizer.load_state_dict(files.without_prefix("optimizer", arrays))
     except ValueError as error:
         raise UserError(f"{path} is not a checkpoint of this run: {error}") from None
-    experiment.recall(files.without_prefix("carried", arrays))
+    experiment.load_carried(files.without_prefix("carried", arrays))
     experiment.memory = metadata["memory"]
     return Progress(**metadata["progress"])
 

@@ -170,7 +170,7 @@ def finish_epoch(experiment: Experiment, optimizer: Optimizer, progress: Progres
     """Validate, write the best parameters, the row and the checkpoint, and count the epoch."""
     settings, metric = experiment.settings, experiment.metric
     valid = experiment.validate()
-    columns = experiment.columns()
+    columns = experiment.extra_columns()
     row = {
         "epoch": progress.epoch,
         "update": progress.updates,
@@ -220,7 +220,7 @@ def summarize(experiment: Experiment, progress: Progress, folder: Path, say: Say
     files.write_json(folder / "summary.json", summary)
     plot_runs([folder], folder / "curves.png")
     experiment.figure(folder)
-    experiment.farewell()
+    experiment.print_results()
     say(
         f"best validation {progress.best_valid:.4f} {metric} ({experiment.unit}) in epoch {progress.best_epoch},"
         f" test {summary[f'test_{metric}']:.4f}; curves in {folder / 'curves.png'}"

@@ -150,7 +150,7 @@ def test_validation_is_the_mean_over_minibatches_with_noise_and_always_the_same(
     costs = [own.loss(0, rng) for _ in range(100)]
     assert own.validate() == pytest.approx(np.mean([cost.measure for cost in costs]), rel=1e-5) == own.validate()
     plain = np.mean([float(cost.loss) - cost.measure for cost in costs])
-    assert own.columns()["valid_cost_plain"] == pytest.approx(plain, rel=1e-3)
+    assert own.extra_columns()["valid_cost_plain"] == pytest.approx(plain, rel=1e-3)
     tested = own.test()
     assert tested["test_cost"] not in (own.validate(), 0) and tested["test_cost_plain"] != plain
 
@@ -244,7 +244,7 @@ def test_farewell_says_which_identity_W_is_near(W, said):
     words = []
     own = Semantic(TINY, say=words.append)
     own.model.W.data[0] = W
-    own.farewell()
+    own.print_results()
     assert words[0].startswith(f"with zoneout: W is {said.removeprefix('is ')}") and "from I " in words[0]
     assert words[2].startswith("without zoneout: W is -I") and words[3].count("[") == 3
 

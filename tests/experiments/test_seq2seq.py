@@ -305,7 +305,7 @@ def test_the_worked_examples_at_the_end():
     e.memory["validated"] = 3
     inputs, targets = e.test_problems(3)
     e.model.answer = lambda part: np.where(np.arange(part.shape[1]) == 0, targets[:, :1], encode([(9, 9)])[1])
-    e.farewell()
+    e.print_results()
     problems, sums = ([text.strip("_") for text in decode(tokens[:, :5])] for tokens in (inputs, targets))
     assert said[0] == f"{problems[0]} -> {sums[0]} right"
     assert said[1:] == [f"{p} -> 18 wrong, {s}" for p, s in zip(problems[1:], sums[1:], strict=True)]

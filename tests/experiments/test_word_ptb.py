@@ -155,7 +155,7 @@ def test_the_carried_state_is_part_of_a_checkpoint_and_returns_from_it():
     losses(made, list(made.batches(1))[:2])
     arrays = {name: array.copy() for name, array in made.carried().items()}
     assert {name: array.shape for name, array in arrays.items()} == dict.fromkeys(["0.0", "0.1", "1.0", "1.1"], (6, 4))
-    other.recall(arrays)
+    other.load_carried(arrays)
     third = made.batches(1)[2]
     assert made.loss(third, rng(7)).measure == other.loss(third, rng(7)).measure
 
