@@ -29,7 +29,9 @@ from minizone.zoneout import zone_out
 # ## How to measure
 #
 # The functions to be compared take turns, so that a disturbance of the machine hits all of them. The result is the
-# shortest time of each, because other programs can only make a function slower.
+# shortest time of each, because other programs can only make a function slower. Before each turn there is a short
+# pause: after a matrix product the threads of OpenBLAS wait in a loop for more work, for some 20 ms, and keep a core
+# busy.
 
 
 # %%
@@ -38,6 +40,7 @@ def milliseconds(functions, rounds, device: Device) -> dict[str, float]:
     times = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
+            time.sleep(0.03)
             start = time.perf_counter()
             function()
             synchronize(device)
@@ -252,7 +255,9 @@ def mix_in_place(p: Problem):
 # core busy. The gradients of the weights do not have to wait for its end. A second thread adds up the part of the
 # sequence that is finished, while the loop goes on. During that time every matrix product uses one core only. For large
 # steps, or a few of them, it is better to share each product between the cores, and minizone does that. A GPU needs
-# neither. Here the whole layer is timed, once without the second thread and once with it.
+# neither. Here the whole layer is timed, once without the second thread and once with it. The problems of the quick
+# preset are too short to gain by it. With the 784 steps of MNIST (preset paper) it pays; `benchmarks/README.md` has the
+# numbers.
 
 
 # %%
