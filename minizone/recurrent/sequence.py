@@ -297,8 +297,8 @@ class Recurrence(Function):
     def new_for_steps(self, name: str, T: int, *shape: int) -> Array:
         """An array (T, *shape), with undefined values, of what a step computes.
 
-        Where no backward pass will need it, all steps share the memory of one. (Population statistics are estimated
-        with 5,000 examples at once.)
+        Where no backward pass will need it, all steps share the memory of one: an evaluation then needs little more
+        memory than its outputs.
         """
         if self.saves:
             return self.new(name, T, *shape)
