@@ -49,7 +49,7 @@ class Optimizer:
         For each parameter, arrays of its shape that are carried from step to step, in the order of ``AVERAGES``,
         which has their names. They start at zero.
 
-    Raises ValueError for a negative ``clip``, an unknown ``clip_what``, or a parameter that is given twice.
+    Raises ValueError for a negative ``clip``, an unknown ``clip_what``, or parameters that share an array.
     """
 
     AVERAGES: tuple[str, ...] = ()
@@ -62,8 +62,8 @@ class Optimizer:
         if not clip >= 0:  # true for NaN as well
             raise ValueError(f"clip must be 0 (none) or more, got {clip}")
         self.parameters = list(parameters)
-        if len({id(p) for p in self.parameters}) < len(self.parameters):
-            raise ValueError("a parameter is given twice")
+        if len({id(p.version) for p in self.parameters}) < len(self.parameters):
+            raise ValueError("a parameter is given twice, or two parameters share one array")
         self.learning_rate = learning_rate
         self.clip = clip
         self.clip_what = clip_what
@@ -111,6 +111,8 @@ class Optimizer:
             for p, step in zip(arrays, steps, strict=True):
                 step *= factor
                 p -= step
+        for p in self.parameters:
+            p.mark_changed()
         return norm
 
     def _updates(

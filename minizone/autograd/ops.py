@@ -9,7 +9,6 @@ piecewise), so a complex step can check them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -74,17 +73,24 @@ class Negative(Function):
 
 
 class Power(Function):
-    """``y = x ** p`` for a constant number p: dy/dx = p x^(p-1)."""
+    """``y = a ** b``, elementwise: dy/da = b a^(b-1), dy/db = y log(a).
 
-    def __init__(self, p: float):
-        self.p = p
+    0 a^(-1) and 0 log(0) count as 0 at a = 0, as in PyTorch.
+    """
 
-    def forward(self, x: Array) -> Array:
-        self.x = x
-        return x**self.p
+    def forward(self, a: Array, b: Array) -> Array:
+        self.a, self.b, self.y = a, b, a**b
+        return self.y
 
-    def backward(self, gy: Array) -> Array:
-        return gy * (self.p * self.x ** (self.p - 1)) if self.p != 0 else 0 * gy
+    def backward(self, gy: Array) -> tuple[Array | None, Array | None]:
+        xp, a, b = array_module(gy), self.a, self.b
+        ga = gb = None
+        if self.needs[0]:
+            ga = gy * (b * a ** (b - 1 + (b == 0)))
+        if self.needs[1]:
+            a = xp.asarray(a, gy.dtype)
+            gb = gy * (self.y * xp.log(a + (a == 0)))
+        return ga, gb
 
 
 class MatMul(Function):
@@ -317,9 +323,9 @@ def negative(x: Tensor) -> Tensor:
     return Negative()(x)
 
 
-def power(x: Tensor, p: float) -> Tensor:
-    """``x ** p``, elementwise, for a constant number p."""
-    return Power(p.item() if isinstance(p, np.generic) else p)(x)
+def power(a: Operand, b: Operand) -> Tensor:
+    """``a ** b``, elementwise; where b needs a gradient, a must not be negative."""
+    return Power()(a, b)
 
 
 def matmul(a: Operand, b: Operand) -> Tensor:
@@ -328,7 +334,8 @@ def matmul(a: Operand, b: Operand) -> Tensor:
 
 
 def get_item(x: Tensor, index: Index) -> Tensor:
-    """``x[index]``, for every index that NumPy accepts."""
+    """``x[index]``, for every index that NumPy accepts; tensors of integers or booleans count as their arrays."""
+    index = tuple(_array(part) for part in index) if isinstance(index, tuple) else _array(index)
     return GetItem(index)(x)
 
 
@@ -400,7 +407,7 @@ def softmax_cross_entropy(scores: Tensor, targets: Array) -> Tensor:
 
 
 # The operators and methods of Tensor. They are attached here, as this file imports tensor.py and not the reverse.
-OPERATORS: dict[str, Callable[..., Tensor]] = {
+OPERATORS: dict[str, Any] = {
     "__add__": add,
     "__radd__": lambda b, a: add(a, b),
     "__sub__": subtract,
@@ -412,13 +419,28 @@ OPERATORS: dict[str, Callable[..., Tensor]] = {
     "__matmul__": matmul,
     "__rmatmul__": lambda b, a: matmul(a, b),
     "__pow__": power,
+    "__rpow__": lambda b, a: power(a, b),
     "__neg__": negative,
+    "__pos__": lambda x: x,
+    "__lt__": lambda a, b: Tensor(a.data < _array(b)),
+    "__le__": lambda a, b: Tensor(a.data <= _array(b)),
+    "__gt__": lambda a, b: Tensor(a.data > _array(b)),
+    "__ge__": lambda a, b: Tensor(a.data >= _array(b)),
+    "__eq__": lambda a, b: Tensor(a.data == _array(b)),
+    "__ne__": lambda a, b: Tensor(a.data != _array(b)),
     "__getitem__": get_item,
+    "__iter__": lambda x: iter(unstack(x)),
+    "T": property(transpose),
     "sum": sum,
     "mean": mean,
     "reshape": lambda x, *shape: reshape(x, _unpacked(shape)),
     "transpose": lambda x, *axes: transpose(x, _unpacked(axes) or None),
 }
+
+
+def _array(x: Any) -> Any:
+    """The array of a tensor; anything else as it is."""
+    return x.data if isinstance(x, Tensor) else x
 
 
 def _unpacked(numbers: tuple[Any, ...]) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -41,15 +41,18 @@ class Tensor:
 
     Parameters
     ----------
-    data : array, nested list or number
+    data : array, nested list, number or Tensor
         NumPy or CuPy arrays are not copied. Lists and Python numbers become arrays of float32, complex64, integers or
-        booleans.
+        booleans. Of a tensor, the array is taken: the new tensor is a leaf.
     requires_grad : bool, optional
         Whether `backward` computes a gradient for it. Default: True for floating and complex numbers.
 
     Attributes
     ----------
     data : array
+        Functions keep it for their backward pass. When `Optimizer.step`, `Module.load_state_dict` or `weight_noise`
+        changes it in between, `backward` raises an error. A change by hand, ``x.data *= 10``, cannot be seen and makes
+        the gradient wrong; ``x.data = 10 * x.data``, a new array, does not.
     grad : array or None
         dLoss/d(data), of the shape of ``data``, summed over all backward passes since it was last set to None. Only
         leaves have one: tensors that were not computed by a function. The array may be shared with the gradient of
@@ -59,15 +62,27 @@ class Tensor:
         The function that computed it; None for leaves and for what was not recorded.
     output_index : int
         Which output of its creator it is.
+    version : list of one int
+        How often one of these three has changed ``data`` in place. Tensors that share an array share the list.
 
-    Raises ValueError when ``requires_grad`` is True for integers or booleans.
+    Raises ValueError when ``requires_grad`` is True for integers or booleans, TypeError for what is not numbers and for
+    lists of tensors, which would lose their gradients: `minizone.autograd.ops.stack` keeps them.
+
+    Python's operators and protocols (comparisons, ``bool``, ``len``, ``iter``, ``float``, ``format``, ...) do what they
+    do for arrays. ``np.asarray`` of a tensor that needs a gradient is a TypeError, since the gradient would be lost.
     """
 
-    __slots__ = ("__weakref__", "creator", "data", "grad", "output_index", "requires_grad")
+    __slots__ = ("__weakref__", "creator", "data", "grad", "output_index", "requires_grad", "version")
     __array_ufunc__ = None  # `ndarray + Tensor` then calls Tensor.__radd__
 
-    def __init__(self, data: Array | list | tuple | complex, requires_grad: bool | None = None):
+    def __init__(self, data: Tensor | Array | list | tuple | complex, requires_grad: bool | None = None):
+        self.version: list[int] = [0]
+        if isinstance(data, Tensor):
+            self.version = data.version
+            data = data.data
         if not hasattr(data, "dtype"):
+            if _holds_tensor(data):
+                raise TypeError("a list of tensors is not a tensor: ops.stack(list) makes one and keeps the gradients")
             data = np.asarray(data)
             if data.dtype == np.float64:
                 data = data.astype(np.float32)
@@ -75,6 +90,8 @@ class Tensor:
                 data = data.astype(np.complex64)
         elif isinstance(data, np.generic):
             data = np.asarray(data)
+        if data.dtype.kind not in "biufc":
+            raise TypeError(f"a tensor holds numbers, got an array of {data.dtype}")
         differentiable = data.dtype.kind in "fc"
         if requires_grad and not differentiable:
             raise ValueError(f"a tensor of {data.dtype} cannot have a gradient; give it a floating dtype")
@@ -99,14 +116,56 @@ class Tensor:
         """The dtype of ``data``."""
         return self.data.dtype
 
+    def item(self) -> complex:
+        """The only element, as a Python number; ValueError when there are several."""
+        return self.data.item()
+
+    def detach(self) -> Tensor:
+        """The same array as a constant: gradients do not go back beyond it. It is not copied."""
+        return Tensor(self, requires_grad=False)
+
+    def mark_changed(self) -> None:
+        """Say that ``data`` was changed in place, so that `backward` refuses to use what was computed from it."""
+        self.version[0] += 1
+
     def __len__(self) -> int:
         return len(self.data)
+
+    def __contains__(self, value: Operand) -> bool:
+        return bool((self == value).data.any())
+
+    def __bool__(self) -> bool:
+        return bool(self.data)
+
+    def __int__(self) -> int:
+        return int(self.data)
+
+    def __index__(self) -> int:
+        return self.data.__index__()
+
+    def __float__(self) -> float:
+        return float(self.data)
+
+    def __complex__(self) -> complex:
+        return complex(self.data)
 
     def __repr__(self) -> str:
         return f"Tensor({self.data!r})"
 
-    def __float__(self) -> float:
-        return float(self.data)
+    def __format__(self, spec: str) -> str:
+        return format(self.data, spec) if spec else str(self)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if self.requires_grad:
+            raise TypeError(
+                "an array of this tensor would lose its gradient: take .data, or .detach() the tensor first"
+            )
+        return np.array(self.data, dtype=dtype, copy=copy)
+
+    def __getstate__(self) -> object:
+        if self.creator is not None:
+            raise TypeError("a tensor that was computed cannot be copied or pickled: detach() it first, or copy .data")
+        return super().__getstate__()
 
     def backward(self, grad: Array | None = None) -> None:
         """Add d(self)/d(leaf) to the ``grad`` of every leaf from which this tensor was computed.
@@ -122,6 +181,9 @@ class Tensor:
         ValueError
             When ``grad`` is missing for a tensor of several elements, or has another shape than the tensor, or when
             no gradient was recorded.
+        RuntimeError
+            When `Optimizer.step`, `Module.load_state_dict` or `weight_noise` has changed an input of a function since
+            it was applied.
         """
         if not self.requires_grad:
             raise ValueError("backward: this tensor was computed without a gradient (no_grad, or constants only)")
@@ -152,6 +214,7 @@ class Tensor:
         add_gradient(self, grad)
         while numbers:
             function, output_grads = pending.pop(-heapq.heappop(numbers))
+            _check_versions(function)
             input_grads = function.backward(*output_grads)
             if not isinstance(input_grads, tuple):
                 input_grads = (input_grads,)
@@ -172,9 +235,21 @@ class Tensor:
         def __rtruediv__(self, other: Operand) -> Tensor: ...
         def __matmul__(self, other: Operand) -> Tensor: ...
         def __rmatmul__(self, other: Operand) -> Tensor: ...
-        def __pow__(self, exponent: float) -> Tensor: ...
+        def __pow__(self, other: Operand) -> Tensor: ...
+        def __rpow__(self, other: Operand) -> Tensor: ...
         def __neg__(self) -> Tensor: ...
+        def __pos__(self) -> Tensor: ...
+        def __lt__(self, other: Operand) -> Tensor: ...
+        def __le__(self, other: Operand) -> Tensor: ...
+        def __gt__(self, other: Operand) -> Tensor: ...
+        def __ge__(self, other: Operand) -> Tensor: ...
+        def __eq__(self, other: Operand) -> Tensor: ...  # type: ignore[override]
+        def __ne__(self, other: Operand) -> Tensor: ...  # type: ignore[override]
+        def __hash__(self) -> int: ...
         def __getitem__(self, index: Index) -> Tensor: ...
+        def __iter__(self) -> Iterator[Tensor]: ...
+        @property
+        def T(self) -> Tensor: ...
         def sum(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor: ...
         def mean(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor: ...
         def reshape(self, *shape: int | tuple[int, ...]) -> Tensor: ...
@@ -202,6 +277,8 @@ class Function:
         Which inputs need a gradient.
     outputs : int
         The number of outputs.
+    versions : list of pairs
+        The ``version`` of each tensor among the inputs, and the number in it when the function was applied.
     serial : int
         Larger than that of all functions that were recorded before.
     """
@@ -209,6 +286,7 @@ class Function:
     inputs: tuple[Tensor | None, ...] = ()
     needs: tuple[bool, ...] = ()
     outputs = 1
+    versions: Sequence[tuple[list[int], int]] = ()
     serial = -1
 
     def forward(self, *arrays: Any) -> Array | tuple[Array, ...]:
@@ -234,13 +312,42 @@ class Function:
             raise type(error)(f"{type(self).__name__}: inputs of shape {shapes}: {error}") from None
         several = isinstance(results, tuple)
         tensors = tuple(Tensor(y, requires_grad=any(self.needs)) for y in (results if several else (results,)))
+        sources = [x for x in inputs if isinstance(x, Tensor)]
+        for tensor in tensors:
+            for x in sources:
+                if _same_memory(tensor.data, x.data):
+                    tensor.version = x.version
         if any(self.needs):
+            self.versions = [(x.version, x.version[0]) for x in sources]
             self.inputs = tuple(x if need else None for x, need in zip(inputs, self.needs, strict=True))
             self.outputs = len(tensors)
             self.serial = next(_serial_numbers)
             for index, tensor in enumerate(tensors):
                 tensor.creator, tensor.output_index = self, index
         return tensors if several else tensors[0]
+
+
+def _holds_tensor(data: Any) -> bool:
+    """Whether a nested list contains a tensor."""
+    if isinstance(data, list | tuple):
+        return any(_holds_tensor(element) for element in data)
+    return isinstance(data, Tensor)
+
+
+def _same_memory(y: Array, x: Array) -> bool:
+    """Whether y is a view of x, or both are views of one array."""
+    owner = x if x.base is None else x.base
+    return y.base is owner or y is x
+
+
+def _check_versions(function: Function) -> None:
+    """Raise RuntimeError if an input of ``function`` was changed in place after it was applied."""
+    if any(version[0] != number for version, number in function.versions):
+        raise RuntimeError(
+            f"backward: an input of {type(function).__name__} was changed in place, by optimizer.step() or"
+            " load_state_dict(), after it was used, so the gradient would be wrong. Call backward() before the change;"
+            " to carry a state on to the next update, detach() it."
+        )
 
 
 def _check_gradient(function: Function, k: int, g: Array | None, shape: tuple[int, ...]) -> None:

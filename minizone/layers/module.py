@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from minizone.autograd.tensor import Tensor
 from minizone.backend import Array, array_module
 
 
 class Parameter(Tensor):
-    """A tensor that is learned."""
+    """A tensor that is learned. ValueError for integers and booleans, which cannot be."""
 
     __slots__ = ()
+
+    def __init__(self, data: Tensor | Array, requires_grad: bool = True):
+        super().__init__(data, requires_grad)
 
 
 class Buffer(Tensor):
@@ -19,26 +23,21 @@ class Buffer(Tensor):
 
     __slots__ = ()
 
-    def __init__(self, data: Array):
+    def __init__(self, data: Tensor | Array):
         super().__init__(data, requires_grad=False)
 
 
 class Module:
-    """Something with parameters: its own attributes, and those of the modules, or lists of them, among its attributes.
+    """Something with parameters: those among its attributes, and those of the modules among its attributes.
 
-    Their order is the order in which ``__init__`` assigned them, in every process.
+    They are found in lists, tuples and dicts as well, nested or not. A parameter that is there twice (tied weights)
+    counts once, under its first name. Their order is the order in which ``__init__`` assigned them, in every process;
+    a set has no such order, and one with parameters or modules is a TypeError.
     """
 
     def named_tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         """Pairs like ``("rnn.layers.0.W_x", parameter)``, parameters and buffers."""
-        for name, value in vars(self).items():
-            if isinstance(value, Parameter | Buffer):
-                yield prefix + name, value
-            listed = isinstance(value, list)
-            modules = {f"{name}.{k}": each for k, each in enumerate(value)} if listed else {name: value}
-            for path, module in modules.items():
-                if isinstance(module, Module):
-                    yield from module.named_tensors(f"{prefix}{path}.")
+        return _named_tensors(self, prefix, set())
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """The pairs of `named_tensors` that are learned."""
@@ -64,3 +63,18 @@ class Module:
                 raise ValueError(f"load_state_dict: {name} has shape {parameter.shape}, got {arrays[name].shape}")
         for name, parameter in own.items():
             parameter.data[...] = array_module(parameter.data).asarray(arrays[name])
+            parameter.mark_changed()
+
+
+def _named_tensors(holder: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    """The parameters and buffers in a module, list, tuple or dict; ``seen``: the ids of what was found before."""
+    holder = vars(holder) if isinstance(holder, Module) else holder
+    for name, value in holder.items() if isinstance(holder, dict) else enumerate(holder):
+        if isinstance(value, set | frozenset) and any(isinstance(each, Tensor | Module) for each in value):
+            raise TypeError(f"{prefix}{name} is a set, which has no order: keep parameters and modules in a list")
+        if isinstance(value, Parameter | Buffer | Module | list | tuple | dict) and id(value) not in seen:
+            seen.add(id(value))
+            if isinstance(value, Tensor):
+                yield f"{prefix}{name}", value
+            else:
+                yield from _named_tensors(value, f"{prefix}{name}.", seen)

@@ -57,10 +57,12 @@ def weight_noise(model: Module, sigma: float, rng: Generator | None) -> Iterator
     try:
         for W in matrices:
             W.data += sigma * array_module(W.data).asarray(normal(rng, W.shape, W.dtype))
+            W.mark_changed()
         yield
     finally:
         for W, before in zip(matrices, clean, strict=True):
             W.data[...] = before
+            W.mark_changed()
 
 
 def norm_stabilizer(states: Tensor) -> Tensor:

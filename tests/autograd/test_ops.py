@@ -51,6 +51,7 @@ for left, right in [((2, 3), (2, 3)), ((2, 3), (3,)), ((2, 1), (1, 3)), ((), (2,
     row(f"{left} / {right}", lambda a, b: a / b, normal(*left), positive(*right))
 row("numbers on both sides", lambda x: 2 / (3 - 1.5 * x) + (1 + x) / 4, normal(2, 3) / 4)
 row("negative", lambda x: -x, normal(2, 3))
+row("positive", lambda x: 2 * +x, normal(2, 3))
 
 for exponent in (0, 1, 2, 3, 7, -1, -2, 2.0):
     row(f"x ** {exponent}", lambda x, p=exponent: x**p, positive(2, 3) * [1, -1, 1])
@@ -58,6 +59,15 @@ for exponent in (0.5, -0.5, 1.7, -2.3):
     row(f"x ** {exponent}", lambda x, p=exponent: x**p, positive(2, 3))
 for exponent in (0, 1, 2):
     row(f"0 ** {exponent}", lambda x, p=exponent: x**p, np.zeros(2))
+for left, right in [((2, 3), (2, 3)), ((3,), (2, 1)), ((), (3,)), ((2, 3), ())]:
+    row(f"{left} ** {right}", lambda a, b: a**b, positive(*left), normal(*right))
+row("2 ** x", lambda x: 2**x, normal(2, 3))
+row("array ** x", lambda x: np.array([[0.5], [3]], np.float32) ** x, normal(3))
+row("0 ** x", lambda x: 0**x, positive(3))
+row("x ** array with zeros", lambda x: x ** np.array([0, 2, -1], np.float32), positive(3))
+row("the index is a tensor", lambda x: x[Tensor([1, 0, 1])], normal(2, 3), numpy=lambda x: x[[1, 0, 1]])
+row("T", lambda x: x.T, normal(2, 3))
+row("iteration", lambda x: tuple(x), normal(3, 2))
 
 for left, right in [
     ((3,), (3,)),

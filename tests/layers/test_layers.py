@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from minizone import SGD, Tensor, gradcheck
+from minizone.autograd import ops
 from minizone.layers import LSTM, Buffer, Embedding, Linear, Module, Parameter, Stack
 from minizone.layers.init import glorot, orthogonal_blocks
 from tests.helpers import assert_same, normal, one_hot, rng
@@ -53,6 +55,84 @@ def test_parameters_come_in_the_order_of_assignment_with_the_names_of_the_attrib
     assert list(named) == ["zeta", "inner.W", "inner.b", "alpha"]
     assert nested.parameters() == list(named.values()) == [nested.zeta, nested.inner.W, nested.inner.b, nested.alpha]
     assert list(nested.state_dict()) == list(named)
+
+
+def test_parameters_in_lists_tuples_and_dicts_are_found():
+    one, two, three, four, five = (Parameter([float(k)]) for k in range(5))
+
+    class Nested(Module):
+        def __init__(self):
+            self.tuple = (one, 7)
+            self.dict = {"a": two, "list": [[three], [], "text"]}
+            self.modules = ({"linear": Linear(2, 3, rng=rng())},)
+            self.buffers = [Buffer(np.zeros(2))]
+            self.pair = [four, five]
+            self.set_of_names = {"a", "b"}
+
+    nested = Nested()
+    names = ["tuple.0", "dict.a", "dict.list.0.0", "modules.0.linear.W", "modules.0.linear.b", "pair.0", "pair.1"]
+    assert list(dict(nested.named_parameters())) == names
+    assert list(nested.state_dict()) == [*names[:5], "buffers.0", *names[5:]]
+    other = Nested()
+    other.load_state_dict({name: array + 1 for name, array in nested.state_dict().items()})
+    assert_array_equal(other.modules[0]["linear"].W.data, nested.modules[0]["linear"].W.data + 1)
+
+
+@pytest.mark.parametrize("content", [Parameter([1.0]), Linear(2, 3, rng=rng())], ids=["parameter", "module"])
+def test_a_set_of_parameters_is_refused_as_it_has_no_order(content):
+    class Unordered(Module):
+        def __init__(self):
+            self.layers = [{content}]
+
+    with pytest.raises(TypeError, match=r"layers\.0 is a set, which has no order"):
+        Unordered().parameters()
+
+
+class Tied(Module):
+    """Scores from the embeddings themselves: Press and Wolf (2017)."""
+
+    def __init__(self):
+        self.embedding = Embedding(7, 4, rng=rng())
+        self.W = self.embedding.W
+        self.again = [self.embedding, self]
+
+    def __call__(self, tokens: np.ndarray) -> Tensor:
+        return self.W.T @ ops.tanh(self.embedding(tokens))
+
+
+def test_tied_weights_count_once_and_are_updated_once():
+    tied = Tied()
+    assert [name for name, _ in tied.named_parameters()] == ["embedding.W"]
+    assert list(tied.state_dict()) == ["embedding.W"]
+    before = tied.W.data.copy()
+    ops.softmax_cross_entropy(tied(TOKENS), TOKENS).backward()
+    gradient = tied.W.grad
+    SGD(tied.parameters(), 0.5).step()
+    assert tied.W.data is tied.embedding.W.data
+    assert_array_equal(tied.W.data, before - np.float32(0.5) * gradient)
+    assert len(copy.deepcopy(tied).parameters()) == len(pickle.loads(pickle.dumps(tied)).parameters()) == 1
+
+
+def test_the_gradient_of_tied_embeddings_is_the_sum_of_both_uses():
+    tied = Tied()
+
+    def loss(W):
+        tied.W = tied.embedding.W = W
+        return ops.softmax_cross_entropy(tied(TOKENS), TOKENS)
+
+    gradcheck(loss, normal(4, 7))
+
+
+def test_an_optimizer_refuses_two_parameters_of_one_array():
+    """`self.W = Parameter(embedding.W)` would be updated twice a step, with averages that know half of its gradient."""
+    one = Parameter(np.ones(3))
+    with pytest.raises(ValueError, match="two parameters share one array"):
+        SGD([one, Parameter(one)], 0.1)
+
+
+def test_a_parameter_of_integers_is_refused():
+    with pytest.raises(ValueError, match=r"a tensor of int64 cannot have a gradient; give it a floating dtype"):
+        Parameter(np.arange(3))
 
 
 @pytest.mark.parametrize("hash_seed", ["0", "4242"])

@@ -104,11 +104,11 @@ class Memory:
 class ndarray(NDArrayOperatorsMixin):
     """An array on the device: ``raw``, a NumPy array that only the stand-in sees, and the memory that it lies in."""
 
-    def __init__(self, xp: Cupy, raw: np.ndarray, memory: Memory):
-        self.xp, self.raw, self.memory = xp, raw, memory
+    def __init__(self, xp: Cupy, raw: np.ndarray, memory: Memory, base: ndarray | None = None):
+        self.xp, self.raw, self.memory, self.base = xp, raw, memory, base
 
     def view_of(self, raw: np.ndarray) -> ndarray:
-        return ndarray(self.xp, raw, self.memory)
+        return ndarray(self.xp, raw, self.memory, self if self.base is None else self.base)
 
     # ---- NumPy
 
