@@ -198,6 +198,30 @@ def test_each_of_two_updates_reduces_the_loss(kind):
     assert losses[2] < losses[1] < losses[0]
 
 
+@every_layer
+def test_a_state_carried_past_an_update_is_an_error_and_right_when_it_is_detached(kind):
+    """The graph of the first chunk needs weights that the update has overwritten."""
+    made = layer(kind)
+    optimizer = Adam(made.parameters(), 0.1)
+    h, state = made(normal(T, D, B))
+    (h * h).sum().backward()
+    optimizer.step()
+
+    h, _ = made(normal(T, D, B), state)
+    with pytest.raises(RuntimeError, match=r"was changed in place, by optimizer\.step\(\).*detach\(\)"):
+        (h * h).sum().backward()
+
+    weights = [p for name, p in made.named_parameters() if name not in STATES[kind]]
+    found = []
+    for start in ([s.detach() for s in state], [Tensor(s.data.copy(), requires_grad=False) for s in state]):
+        for p in weights:
+            p.grad = None
+        h, _ = made(normal(T, D, B), tuple(start))
+        (h * h).sum().backward()
+        found.append({k: p.grad for k, p in enumerate(weights)})
+    assert_same(*found, ROUNDING)
+
+
 # ---- stacks
 
 
