@@ -87,7 +87,10 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Array], /, **metadata: Any) -> None:
-    """Write named arrays, and metadata as JSON, into a safetensors file."""
+    """Write named arrays, and metadata as JSON, into a safetensors file. The same content gives the same bytes.
+
+    All metadata is under one key, because safetensors writes several keys in a random order.
+    """
     on_host = {name: np.asarray(to_host(array), order="C") for name, array in arrays.items()}
     write_whole(path, safetensors.numpy.save(on_host, {"minizone": json.dumps(metadata)}))
 

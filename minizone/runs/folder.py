@@ -9,6 +9,10 @@ A process can be killed between any two writes. An epoch ends with these writes,
 A run is resumed from last.safetensors alone. When the process was killed before that was written, the epoch is trained
 again and gives the same numbers: its row, which is later than the checkpoint, is removed and written again, and so is
 best.safetensors.
+
+Two runs with the same settings and the same folder name, on one machine and with the same versions, write the same
+bytes: best.safetensors, config.json, the figures, and what `run.py export` makes of the run. The other files hold
+times: metrics.jsonl, summary.json and last.safetensors, whose arrays are the same all the same.
 """
 
 from __future__ import annotations
