@@ -24,7 +24,7 @@ Run = dict[str, Any]  # see `read_run`
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, flush it to the disk, and rename it, so that no half file has its name.
 
-    Raises UserError when that is not possible, for example when the disk is full.
+    Raises UserError when that is not possible, for example when the disk is full. No exception leaves the temporary file.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -33,10 +33,12 @@ def write_whole(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+        if isinstance(error, OSError):
+            raise UserError(f"cannot write {path}: {error.strerror}") from None
+        raise
 
 
 # ---- JSON
