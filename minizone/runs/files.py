@@ -24,7 +24,8 @@ Run = dict[str, Any]  # see `read_run`
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, flush it to the disk, and rename it, so that no half file has its name.
 
-    Raises UserError when that is not possible, for example when the disk is full. No exception leaves the temporary file.
+    Raises UserError when that is not possible, for example when the disk is full. After any exception the temporary
+    file is removed.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
