@@ -1,7 +1,8 @@
 """The data files: where they are, how they are downloaded, and whether they are intact.
 
 A file is looked for in one folder, under its name or with `.gz` appended. A missing file is downloaded with pooch, from
-one mirror after the other. Nothing is used whose sha256 differs from that in the table below.
+one mirror after the other. Nothing is used whose sha256 differs from that in the table below, and the message then says
+what is wrong with the file: it is a web page, cut off, packed, has other line endings, and so on.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import codecs
 import gzip
 import hashlib
 import os
+import re
 import sys
 import tempfile
 import zlib
@@ -26,7 +28,8 @@ from minizone.errors import UserError
 
 TIMEOUT = (4, 30)  # seconds to wait for a connection, short for machines without network; and for the next bytes
 NO_ANSWER = "no answer"  # why a mirror failed
-REPAIR = "truncated or edited; delete it and run again to download it"
+REPAIR = "delete it and run again to download it"
+WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype|html|\?xml)", re.IGNORECASE)  # how one begins
 
 
 class MissingFile(UserError):
@@ -35,6 +38,10 @@ class MissingFile(UserError):
 
 class _MirrorError(Exception):
     """A mirror failed. The message says why, in a few words."""
+
+
+class _WrongFile(Exception):
+    """A file is not the one in the table. The message says what it is instead, as in "has only 3 of 5 bytes"."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +57,6 @@ class KnownFile:
     urls : tuple of str
         The mirrors, first choice first. A file from a URL that ends in `.gz` is stored as it is, under its name with
         `.gz` appended.
-    sha256_gz : str or None
-        Of the compressed file, if there are URLs that end in `.gz`.
     is_text : bool
         Whether a damaged copy is described as a text: wrong line endings, wrong encoding.
     """
@@ -59,7 +64,6 @@ class KnownFile:
     sha256: str
     size: int
     urls: tuple[str, ...]
-    sha256_gz: str | None = None
     is_text: bool = True
 
 
@@ -68,9 +72,9 @@ def _ptb(split: str, sha256: str, size: int) -> KnownFile:
     return KnownFile(sha256, size, tuple(address.format(owner, split) for owner in ("wojzaremba", "tomsercu")))
 
 
-def _mnist(name: str, sha256: str, size: int, sha256_gz: str) -> KnownFile:
+def _mnist(name: str, sha256: str, size: int) -> KnownFile:
     hosts = ("storage.googleapis.com/cvdf-datasets", "ossci-datasets.s3.amazonaws.com")
-    return KnownFile(sha256, size, tuple(f"https://{host}/mnist/{name}.gz" for host in hosts), sha256_gz, is_text=False)
+    return KnownFile(sha256, size, tuple(f"https://{host}/mnist/{name}.gz" for host in hosts), is_text=False)
 
 
 KNOWN_FILES = {
@@ -81,25 +85,21 @@ KNOWN_FILES = {
         "train-images-idx3-ubyte",
         "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
         47_040_016,
-        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
     ),
     "mnist/train-labels-idx1-ubyte": _mnist(
         "train-labels-idx1-ubyte",
         "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
         60_008,
-        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
     ),
     "mnist/t10k-images-idx3-ubyte": _mnist(
         "t10k-images-idx3-ubyte",
         "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
         7_840_016,
-        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
     ),
     "mnist/t10k-labels-idx1-ubyte": _mnist(
         "t10k-labels-idx1-ubyte",
         "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
         10_008,
-        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
     ),
     # The archive, which text8.py opens: for this row, "uncompressed file" means the zip file.
     "text8/text8.zip": KnownFile(
@@ -186,7 +186,7 @@ def fetch(relative: str, data_dir: str | Path | None = None, *, offline: bool = 
 
 
 def _download(url: str, folder: Path, relative: str) -> Path:
-    """Download one file from one mirror. pooch verifies it and renames it."""
+    """Download one file from one mirror. pooch gives it its name once it is verified."""
     import pooch
     import requests
 
@@ -196,13 +196,19 @@ def _download(url: str, folder: Path, relative: str) -> Path:
     known = KNOWN_FILES[relative]
     is_gz = url.endswith(".gz")
     downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), chunk_size=1 << 16, timeout=TIMEOUT)
+
+    def download_and_verify(url: str, temporary: str, _: object) -> None:
+        downloader(url, temporary, None)
+        with _opened(Path(temporary), is_gz) as file:
+            _verified(file, known)
+
     try:
         path = pooch.retrieve(
             url,
-            known_hash=known.sha256_gz if is_gz else known.sha256,
+            known_hash=None,  # of a .gz file the table has that of the uncompressed file
             fname=Path(relative).name + (".gz" if is_gz else ""),
             path=folder,
-            downloader=downloader,
+            downloader=download_and_verify,
         )
     except requests.HTTPError as error:
         assert error.response is not None  # it has the status that was the error
@@ -213,19 +219,31 @@ def _download(url: str, folder: Path, relative: str) -> Path:
         raise _MirrorError(NO_ANSWER) from error
     except requests.RequestException as error:
         raise _MirrorError(" ".join(f"{type(error).__name__}: {error}".split())) from error
-    except ValueError as error:  # pooch raises it if the sha256 is another one
-        raise _MirrorError("wrong sha256") from error
+    except _WrongFile as error:
+        raise _MirrorError(f"wrong sha256: the file {error}") from error
     return Path(path)
+
+
+@contextmanager
+def _opened(path: Path, is_gz: bool) -> Iterator[BinaryIO]:
+    """Open a file, and unpack it as it is read. `_WrongFile` when it is no gzip file, or not a whole one."""
+    try:
+        with gzip.open(path, "rb") if is_gz else path.open("rb") as file:
+            yield cast(BinaryIO, file)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        with path.open("rb") as file:
+            is_page = WEB_PAGE.match(file.read(1000))
+        raise _WrongFile("is a web page (HTML or XML)" if is_page else f"is not a whole gzip file ({error})") from error
 
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[BinaryIO]:
     """Open a data file, plain or `.gz`. An error in reading it is a `UserError` that names the path."""
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            yield cast(BinaryIO, file)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is not a whole gzip file ({error}): {REPAIR}") from error
+        with _opened(path, path.suffix == ".gz") as file:
+            yield file
+    except _WrongFile as error:
+        raise UserError(f"{path} {error}: {REPAIR}") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
 
@@ -240,13 +258,16 @@ def read_verified(relative: str, data_dir: str | Path | None = None, *, offline:
     UserError
         The file cannot be read, or is not the one in the table.
     """
-    path = fetch(relative, data_dir, offline=offline)
-    known = KNOWN_FILES[relative]
-    with unpacked(path) as file:
-        # Twice the size is enough to recognize a copy with other line endings, and never fills the memory.
-        raw = file.read(2 * known.size)
+    with unpacked(fetch(relative, data_dir, offline=offline)) as file:
+        return _verified(file, KNOWN_FILES[relative])
+
+
+def _verified(file: BinaryIO, known: KnownFile) -> bytes:
+    """Return the bytes of an uncompressed file; `_WrongFile` when their sha256 is another one."""
+    # Twice the size is enough to recognize a copy with other line endings, and never fills the memory.
+    raw = file.read(2 * known.size)
     if hashlib.sha256(raw).hexdigest() != known.sha256:
-        raise UserError(f"{path} {_difference(raw, known)}: {REPAIR}")
+        raise _WrongFile(_difference(raw, known))
     return raw
 
 
@@ -262,11 +283,9 @@ def read_all(
 
 def _difference(raw: bytes, known: KnownFile) -> str:
     """Say how the bytes of a file differ from the file in the table: the first reason that applies."""
+    if kind := recognized(raw, known.is_text):
+        return kind
     if known.is_text:
-        if raw.startswith(codecs.BOM_UTF8):
-            return "begins with a byte order mark (BOM)"
-        if b"\r\n" in raw:
-            return "has Windows line endings (CRLF)"
         try:
             raw.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -275,4 +294,18 @@ def _difference(raw: bytes, known: KnownFile) -> str:
         return f"is longer than the expected {known.size:,} bytes"
     if len(raw) < known.size:
         return f"has only {len(raw):,} of {known.size:,} bytes"
-    return f"has sha256 {hashlib.sha256(raw).hexdigest()[:12]}..., expected {known.sha256[:12]}..."
+    sha256 = hashlib.sha256(raw).hexdigest()
+    return f"has the right size, but other bytes: sha256 {sha256[:12]}..., expected {known.sha256[:12]}..."
+
+
+def recognized(raw: bytes, is_text: bool) -> str:
+    """Say what the bytes of a wrong file show it to be, as in "is a web page"; "" when they show nothing."""
+    if WEB_PAGE.match(raw):
+        return "is a web page (HTML or XML)"
+    if raw.startswith(b"\x1f\x8b"):
+        return "is packed with gzip once more than its name says"
+    if is_text and raw.startswith(codecs.BOM_UTF8):
+        return "begins with a byte order mark (BOM)"
+    if is_text and b"\r\n" in raw:
+        return "has Windows line endings (CRLF)"
+    return ""

@@ -13,7 +13,7 @@ from zipfile import ZipFile
 import numpy as np
 
 from minizone.data.common import load_or_stand_in
-from minizone.data.download import REPAIR, find, read_verified, unpacked
+from minizone.data.download import REPAIR, find, read_verified, recognized, unpacked
 from minizone.data.manual import manual_name, read_manual
 from minizone.data.text import TextDataset
 from minizone.errors import UserError
@@ -79,10 +79,11 @@ def _read(file: IO[bytes], path: Path) -> TextDataset:
         chunk_indices = chunk.translate(INDEX)
         other = chunk_indices.find(OTHER)
         if other >= 0:
-            raise UserError(
-                f"{path} has the byte 0x{chunk[other]:02x} at offset {len(indices) + other:,}, but text8 has only the"
-                f" letters a to z and blanks: {REPAIR}"
+            difference = recognized(chunk, is_text=True) or (
+                f"has the byte 0x{chunk[other]:02x} at offset {len(indices) + other:,}, but text8 has only the letters"
+                " a to z and blanks"
             )
+            raise UserError(f"{path} {difference}: {REPAIR}")
         sha256.update(chunk)
         indices += chunk_indices
         if len(indices) > WHOLE:

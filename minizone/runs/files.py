@@ -24,7 +24,8 @@ Run = dict[str, Any]  # see `read_run`
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, flush it to the disk, and rename it, so that no half file has its name.
 
-    Raises UserError when that is not possible, for example when the disk is full.
+    Raises UserError when that is not possible, for example when the disk is full. After any exception the temporary
+    file is removed.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -33,10 +34,12 @@ def write_whole(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+        if isinstance(error, OSError):
+            raise UserError(f"cannot write {path}: {error.strerror}") from None
+        raise
 
 
 # ---- JSON
@@ -87,7 +90,10 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Array], /, **metadata: Any) -> None:
-    """Write named arrays, and metadata as JSON, into a safetensors file."""
+    """Write named arrays, and metadata as JSON, into a safetensors file. The same content gives the same bytes.
+
+    All metadata is under one key, because safetensors writes several keys in a random order.
+    """
     on_host = {name: np.asarray(to_host(array), order="C") for name, array in arrays.items()}
     write_whole(path, safetensors.numpy.save(on_host, {"minizone": json.dumps(metadata)}))
 

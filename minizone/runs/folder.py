@@ -9,6 +9,10 @@ A process can be killed between any two writes. An epoch ends with these writes,
 A run is resumed from last.safetensors alone. When the process was killed before that was written, the epoch is trained
 again and gives the same numbers: its row, which is later than the checkpoint, is removed and written again, and so is
 best.safetensors.
+
+Two runs with the same settings and the same folder name, on one machine and with the same versions, write the same
+bytes: best.safetensors, config.json, the figures, and what `run.py export` makes of the run. The other files hold
+times: metrics.jsonl, summary.json and last.safetensors, whose arrays are the same all the same.
 """
 
 from __future__ import annotations
@@ -87,10 +91,25 @@ def locked(folder: Path) -> Iterator[None]:
                 path.rmdir()
 
 
-def start(experiment: Experiment, folder: Path) -> Progress:
-    """Write the config of a new run; UserError when the folder has one."""
+@contextmanager
+def new_run(folder: Path) -> Iterator[None]:
+    """While inside, a new run begins: any exception before its first checkpoint removes its files.
+
+    So the same command can be given again. UserError when the folder has a run already, which stays as it is.
+    """
     if (folder / "config.json").exists():
         raise UserError(f"{folder} holds a run already: go on with it with --resume, or choose another --out")
+    try:
+        yield
+    except BaseException:
+        if not (folder / "last.safetensors").exists():
+            for name in ("config.json", "metrics.jsonl", "best.safetensors"):
+                (folder / name).unlink(missing_ok=True)
+        raise
+
+
+def start(experiment: Experiment, folder: Path) -> Progress:
+    """Write the config of a new run."""
     preset = experiment.presets[experiment.settings.preset]
     settings = {name: value for name, value in asdict(experiment.settings).items() if name not in ("out", "resume")}
     files.write_json(
@@ -114,18 +133,6 @@ def start(experiment: Experiment, folder: Path) -> Progress:
         },
     )
     return Progress()
-
-
-@contextmanager
-def removed_on_error(folder: Path) -> Iterator[None]:
-    """Remove the files of the run when an error ends it before its first checkpoint."""
-    try:
-        yield
-    except (UserError, OSError, MemoryError):
-        if not (folder / "last.safetensors").exists():
-            for name in ("config.json", "metrics.jsonl", "best.safetensors"):
-                (folder / name).unlink(missing_ok=True)
-        raise
 
 
 # ---- checkpoints

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -53,7 +54,8 @@ class UpdateResult(NamedTuple):
 def fit(experiment: Experiment, folder: Path, say: Say = print) -> dict[str, Any]:
     """Train, validate after each epoch, keep the best parameters, and test them at the end.
 
-    Returns what summary.json holds.
+    Returns what summary.json holds. Any exception before the first checkpoint leaves nothing of a new run; after it the
+    folder can be resumed. In a thread that is not the main one, signals do not stop the run; ``max_minutes`` does.
 
     Raises
     ------
@@ -81,10 +83,11 @@ def fit(experiment: Experiment, folder: Path, say: Say = print) -> dict[str, Any
     with run_folder.locked(folder):
         if settings.resume:
             progress = run_folder.resume(experiment, optimizer, folder, say)
-        else:
-            progress = run_folder.start(experiment, folder)
-        with run_folder.removed_on_error(folder):
             train(experiment, optimizer, progress, folder, say)
+        else:
+            with run_folder.new_run(folder):
+                progress = run_folder.start(experiment, folder)
+                train(experiment, optimizer, progress, folder, say)
         return summarize(experiment, progress, folder, say)
 
 
@@ -247,7 +250,10 @@ def progress_bar(progress: Progress, updates: int) -> tqdm:
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """While inside, SIGINT and SIGTERM are appended to a list; a second signal ends the program at once."""
+    """While inside, SIGINT and SIGTERM are appended to a list; a second signal ends the program at once.
+
+    Python allows signal handlers in the main thread only: in another one nothing changes, and the list stays empty.
+    """
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -255,7 +261,9 @@ def stop_signals() -> Iterator[list[int]]:
         for each in handlers:
             signal.signal(each, signal.SIG_DFL)
 
-    handlers = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
+    handlers = {number: signal.signal(number, note) for number in numbers}
     try:
         yield received
     finally:

@@ -72,7 +72,7 @@ def test_no_stand_in_for_a_damaged_file(small, monkeypatch, split):
     for other in set(SPLITS) - {split}:
         (small / f"ptb/ptb.{other}.txt").unlink()
     (small / f"ptb/ptb.{split}.txt").write_bytes(b"something else")
-    with pytest.raises(UserError, match=rf"ptb\.{split}\.txt .*truncated or edited"):
+    with pytest.raises(UserError, match=rf"ptb\.{split}\.txt .*: delete it and run again"):
         load_characters(offline=True, say=pytest.fail)
 
 

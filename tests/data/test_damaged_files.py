@@ -14,7 +14,8 @@ from tests.helpers import NOWHERE, SMALL, TRAIN
 
 pytestmark = pytest.mark.usefixtures("nobody_elses_files")
 RAW = SMALL[TRAIN]
-REPAIR = ": truncated or edited; delete it and run again to download it"
+PAGE = b"\n<!DOCTYPE html>\r\n<html>please log in</html>"
+REPAIR = ": delete it and run again to download it"
 
 
 def sentence(folder: Path, raw: bytes, name: str = TRAIN) -> str:
@@ -39,10 +40,14 @@ DAMAGED = {
     "empty": (b"", f"has only 0 of {len(RAW)} bytes"),
     "Windows line endings": (RAW.replace(b"\n", b"\r\n"), "has Windows line endings (CRLF)"),
     "byte order mark": (b"\xef\xbb\xbf" + RAW, "begins with a byte order mark (BOM)"),
+    "web page": (PAGE, "is a web page (HTML or XML)"),
+    "error of a store of files": (b'\xef\xbb\xbf<?xml version="1.0"?><Error>', "is a web page (HTML or XML)"),
+    "packed": (gzip.compress(RAW), "is packed with gzip once more than its name says"),
     "UTF-16": (RAW.decode().encode("utf-16"), "is not valid UTF-8 (byte 0xff at offset 0)"),
     "one word changed": (
         RAW.replace(b"cat", b"dog"),
-        f"has sha256 {digest(RAW.replace(b'cat', b'dog'))}..., expected {digest(RAW)}...",
+        f"has the right size, but other bytes: sha256 {digest(RAW.replace(b'cat', b'dog'))}...,"
+        f" expected {digest(RAW)}...",
     ),
 }
 
@@ -65,11 +70,17 @@ def test_every_truncated_gzip_file_is_reported(small):
         assert "is not a whole gzip file" in sentence(small, packed[:size], TRAIN + ".gz")
 
 
+def test_a_file_that_is_not_packed_under_a_packed_name(small):
+    assert sentence(small, PAGE, TRAIN + ".gz") == "is a web page (HTML or XML)" + REPAIR
+    assert sentence(small, RAW, TRAIN + ".gz").startswith("is not a whole gzip file (Not a gzipped file")
+
+
 def test_a_damaged_binary_file_is_not_described_as_a_text(small, monkeypatch):
-    raw = b"\x00\xff\r\n"
+    raw = b"\x00\xff\r\n" * 9
     row = KnownFile(hashlib.sha256(raw).hexdigest(), len(raw), NOWHERE, is_text=False)
     monkeypatch.setitem(KNOWN_FILES, TRAIN, row)
-    assert sentence(small, b"\x00\xfe\r\n").startswith("has sha256 ")
+    assert sentence(small, b"\x00\xfe\r\n" * 9).startswith("has the right size, but other bytes: sha256 ")
+    assert sentence(small, PAGE) == "is a web page (HTML or XML)" + REPAIR
 
 
 def test_a_file_that_cannot_be_read(small, monkeypatch):

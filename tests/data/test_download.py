@@ -101,11 +101,11 @@ def mirrors() -> Iterator[Mirrors]:
     thread.join()
 
 
-def offer(mirrors: Mirrors, monkeypatch: pytest.MonkeyPatch, packed: bytes | None = None, **answers: Answer) -> None:
+def offer(mirrors: Mirrors, monkeypatch: pytest.MonkeyPatch, **answers: Answer) -> None:
     """Give the small training file these mirrors, in this order."""
     mirrors.answers.update({f"/{path}": answer for path, answer in answers.items()})
     urls = tuple(mirrors.url + path for path in mirrors.answers)
-    monkeypatch.setitem(KNOWN_FILES, TRAIN, known(RAW, urls, packed))
+    monkeypatch.setitem(KNOWN_FILES, TRAIN, known(RAW, urls))
 
 
 def sends(body: bytes, status: int = 200, length: int | None = None, **headers: str) -> Answer:
@@ -134,9 +134,20 @@ BAD: dict[str, tuple[Answer, str]] = {  # what a mirror does, and the reason in 
     "page not found": (sends(b"not here", 404), "HTTP 404"),
     "server overloaded": (sends(b"", 503), "HTTP 503"),
     "right file with a wrong status": (sends(RAW, 500), "HTTP 500"),
-    "login page of a hotel": (sends(b"<html>please log in</html>"), "wrong sha256"),
-    "empty file": (sends(b""), "wrong sha256"),
-    "one bit flipped": (sends(bytes([RAW[0] ^ 1]) + RAW[1:]), "wrong sha256"),
+    "login page of a hotel": (
+        sends(b"<html>please log in</html>"),
+        "wrong sha256: the file is a web page (HTML or XML))",
+    ),
+    "empty file": (sends(b""), f"wrong sha256: the file has only 0 of {len(RAW)} bytes)"),
+    "short file": (sends(RAW[:10]), f"wrong sha256: the file has only 10 of {len(RAW)} bytes)"),
+    "Windows line endings": (
+        sends(RAW.replace(b"\n", b"\r\n")),
+        "wrong sha256: the file has Windows line endings (CRLF))",
+    ),
+    "one bit flipped": (
+        sends(bytes([RAW[0] ^ 1]) + RAW[1:]),
+        "wrong sha256: the file has the right size, but other bytes: sha256 ",
+    ),
     "cut connection": (sends(RAW[:10], length=len(RAW)), "the connection was cut"),
     "redirect to itself": (sends(b"", 302, Location="/bad"), "TooManyRedirects"),
     "redirect to a dead host": (sends(b"", 302, Location=NOWHERE[0]), "no answer"),
@@ -216,11 +227,33 @@ def test_a_redirect_is_followed(mirrors, monkeypatch, tmp_path):
     assert read_verified(TRAIN, tmp_path) == RAW
 
 
-def test_a_gz_file_is_stored_packed(mirrors, monkeypatch, tmp_path):
-    packed = gzip.compress(RAW)
-    offer(mirrors, monkeypatch, packed, **{"wrong.gz": sends(packed[:-1]), "right.gz": sends(packed)})
+@pytest.mark.parametrize("level", [1, 9])
+def test_a_gz_file_is_stored_packed(mirrors, monkeypatch, tmp_path, level):
+    """The sha256 is of what is in it, so that it does not matter how it was packed."""
+    packed = gzip.compress(RAW, level)
+    offer(mirrors, monkeypatch, **{"wrong.gz": sends(packed[:-1]), "right.gz": sends(packed)})
     assert fetch(TRAIN, tmp_path) == tmp_path / (TRAIN + ".gz")
+    assert (tmp_path / (TRAIN + ".gz")).read_bytes() == packed
     assert read_verified(TRAIN, tmp_path, offline=True) == RAW
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (gzip.compress(RAW)[:-1], "is not a whole gzip file (Compressed file ended"),
+        (b"<html>please log in</html>", "is a web page (HTML or XML))"),
+        (RAW, "is not a whole gzip file (Not a gzipped file"),
+        (gzip.compress(RAW[:10]), f"has only 10 of {len(RAW)} bytes)"),
+        (gzip.compress(b"<html>please log in</html>"), "is a web page (HTML or XML))"),
+    ],
+    ids=["cut off", "web page", "not packed", "packed when cut off", "packed web page"],
+)
+def test_a_wrong_gz_file_is_a_reason_and_leaves_nothing(mirrors, monkeypatch, tmp_path, body, reason):
+    offer(mirrors, monkeypatch, **{"bad.gz": sends(body)})
+    with pytest.raises(MissingFile) as error:
+        fetch(TRAIN, tmp_path)
+    assert f"/bad.gz (wrong sha256: the file {reason}" in str(error.value)
+    assert list((tmp_path / "ptb").iterdir()) == []
 
 
 def test_progress_bar_on_a_terminal(mirrors, monkeypatch, tmp_path, capsys):
@@ -250,4 +283,3 @@ def test_every_file_has_two_mirrors_and_a_checksum():
     for relative, row in KNOWN_FILES.items():
         assert len(bytes.fromhex(row.sha256)) == 32 and row.size > 0 and len(row.urls) >= 2, relative
         assert all(url.startswith("https://") for url in row.urls), relative
-        assert row.sha256_gz is not None or not any(url.endswith(".gz") for url in row.urls), relative

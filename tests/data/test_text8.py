@@ -120,7 +120,7 @@ def test_whole_text_has_the_plain_name(folder, monkeypatch):
 def test_longer_text_is_not_text8(folder, monkeypatch, name):
     monkeypatch.setattr(text8, "WHOLE", 419)
     (folder / "text8" / name).write_bytes(FORMS[name](RAW))
-    with pytest.raises(UserError, match=rf"{name} is longer than the 419 characters of text8: truncated or edited"):
+    with pytest.raises(UserError, match=rf"{name} is longer than the 419 characters of text8: delete it and run again"):
         load_text8(data_dir=folder)
 
 
@@ -144,15 +144,33 @@ def test_other_byte_is_refused_with_its_offset(module_folder, byte, offset):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["text8", "text8.gz", "text8.prefix"])
+@pytest.mark.parametrize(
+    ("raw", "difference"),
+    [
+        (b"<!DOCTYPE html>\n<html>", "is a web page (HTML or XML)"),
+        (b"\xef\xbb\xbf" + RAW, "begins with a byte order mark (BOM)"),
+        (RAW + b"\r\n", "has Windows line endings (CRLF)"),
+        (gzip.compress(RAW), "is packed with gzip once more than its name says"),
+    ],
+    ids=["web page", "byte order mark", "line endings", "packed"],
+)
+def test_what_another_file_is(folder, name, raw, difference):
+    (folder / "text8" / name).write_bytes(FORMS[name](raw))
+    with pytest.raises(UserError) as error:
+        load_text8(data_dir=folder)
+    assert str(error.value) == f"{folder / 'text8' / name} {difference}: delete it and run again to download it"
+
+
 def test_damaged_packed_files(folder):
     packed = gzip.compress(RAW)
     for name in ("text8.gz", "text8.prefix.gz"):
         (folder / "text8" / name).write_bytes(packed[:-9])
-        with pytest.raises(UserError, match=rf"{name} is not a whole gzip file .*truncated or edited"):
+        with pytest.raises(UserError, match=rf"{name} is not a whole gzip file .*delete it and run again"):
             load_text8(data_dir=folder)
         (folder / "text8" / name).unlink()
     (folder / "text8/text8.zip").write_bytes(zipped(RAW)[:-1])
-    with pytest.raises(UserError, match=r"text8\.zip has only .* bytes: truncated or edited"):
+    with pytest.raises(UserError, match=r"text8\.zip has only .* bytes: delete it and run again"):
         load_text8(data_dir=folder)
 
 
@@ -160,7 +178,7 @@ def test_no_stand_in_for_a_damaged_file(folder, monkeypatch):
     monkeypatch.setenv("MINIZONE_DATA", str(folder))
     for name, raw in (("text8.prefix", b"With capitals and marks."), ("text8.zip", b"no zip"), ("text8.gz", b"no gz")):
         (folder / "text8" / name).write_bytes(raw)
-        with pytest.raises(UserError, match=rf"text8/{name} .*truncated or edited"):
+        with pytest.raises(UserError, match=rf"text8/{name} .*delete it and run again"):
             load_text8(offline=True, say=pytest.fail)
 
 

@@ -49,7 +49,7 @@ def test_auto_is_ptb_where_it_is_there(small, monkeypatch):
 def test_no_stand_in_for_a_damaged_file(small, monkeypatch):
     monkeypatch.setenv("MINIZONE_DATA", str(small))
     (small / "ptb/ptb.train.txt").write_bytes(b" something else \n")
-    with pytest.raises(UserError, match=r"ptb\.train\.txt .*truncated or edited"):
+    with pytest.raises(UserError, match=r"ptb\.train\.txt .*: delete it and run again"):
         load_words(offline=True, say=pytest.fail)
 
 

@@ -180,10 +180,8 @@ SMALL = {  # three files of the shape of PTB's: one blank at either end of every
 NOWHERE = ("http://127.0.0.1:9/first", "http://127.0.0.1:9/second")
 
 
-def known(raw: bytes, urls: tuple[str, ...] = NOWHERE, packed: bytes | None = None) -> KnownFile:
-    return KnownFile(
-        hashlib.sha256(raw).hexdigest(), len(raw), urls, None if packed is None else hashlib.sha256(packed).hexdigest()
-    )
+def known(raw: bytes, urls: tuple[str, ...] = NOWHERE) -> KnownFile:
+    return KnownFile(hashlib.sha256(raw).hexdigest(), len(raw), urls)
 
 
 REAL = os.environ.get("MINIZONE_DATA", "")  # the reader's own; the fixture `nobody_elses_files` hides it

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from minizone import UserError
+from minizone.experiments.char_ptb import CharPTB
 from minizone.runs.files import load_arrays, read_rows, save_arrays
 from minizone.runs.training import Interrupted
 from tests.helpers.runs import run, same_run
@@ -55,9 +56,18 @@ def test_a_row_that_is_later_than_the_checkpoint_is_not_logged_twice(finished, t
     same_run(finished, tmp_path / "run")
 
 
-def test_a_run_without_a_checkpoint_yet_begins_again(finished, tmp_path):
+@pytest.mark.parametrize("error", [OSError, UserError, KeyboardInterrupt, ZeroDivisionError])
+def test_a_run_without_a_checkpoint_yet_begins_again_and_again(error, finished, tmp_path, monkeypatch):
+    """An exception leaves the config that a resumed run needs."""
+
+    def fail(self):
+        raise error
+
     run(tmp_path / "run", epochs=1)
     (tmp_path / "run" / "last.safetensors").unlink()
+    with monkeypatch.context() as patch, pytest.raises(error):
+        patch.setattr(CharPTB, "validate", fail)
+        run(tmp_path / "run", resume=True)
     run(tmp_path / "run", resume=True)
     same_run(finished, tmp_path / "run")
 

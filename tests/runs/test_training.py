@@ -2,12 +2,15 @@
 
 import json
 import math
+import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from minizone import Tensor, UserError
 from minizone.experiments.char_ptb import CharPTB
+from minizone.runs import files, folder
 from minizone.runs.files import load_arrays, read_rows
 from minizone.runs.training import fit
 from tests.helpers.runs import TINY, quiet, run, same_run
@@ -106,6 +109,59 @@ def test_a_nan_before_the_first_checkpoint_leaves_no_folder(tmp_path):
     with pytest.raises(UserError, match="loss is nan in epoch 1, update 1"):
         run(tmp_path / "runs" / "run", Diverging)
     assert not list(tmp_path.iterdir())
+
+
+PLACES = {  # code that an exception can come from: of the user, and of ours
+    "model": (CharPTB, "loss"),
+    "data": (CharPTB, "batches"),
+    "validation": (CharPTB, "validate"),
+    "config": (files.os, "fsync"),  # config.json is the first file that is written
+    "best": (folder.files, "save_arrays"),
+    "checkpoint": (folder, "save_checkpoint"),
+}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ZeroDivisionError, MemoryError, OSError(5, "broken")])
+@pytest.mark.parametrize("place", PLACES)
+def test_any_exception_before_the_first_checkpoint_leaves_nothing(place, error, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(*PLACES[place], fail)
+    with pytest.raises((UserError, error if isinstance(error, type) else OSError)):
+        run(tmp_path / "runs" / "run", epochs=1)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_any_exception_after_the_first_checkpoint_leaves_a_run_that_goes_on(error, finished, tmp_path, monkeypatch):
+    """In the validation of epoch 2, and in the test at the end."""
+
+    def fail(self):
+        raise error
+
+    run(tmp_path / "run", epochs=1)
+    for method in ("validate", "test"):
+        with monkeypatch.context() as patch, pytest.raises(error):
+            patch.setattr(CharPTB, method, fail)
+            run(tmp_path / "run", resume=True)
+    run(tmp_path / "run", resume=True)
+    same_run(finished, tmp_path / "run")
+
+
+def test_a_thread_that_is_not_the_main_one_trains_and_leaves_the_signals_alone(finished, tmp_path, monkeypatch):
+    def handlers():
+        return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    before, during = handlers(), []
+    batches = CharPTB.batches
+    monkeypatch.setattr(CharPTB, "batches", lambda self, epoch: during.append(handlers()) or batches(self, epoch))
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(run, tmp_path / "run").result()
+    same_run(finished, tmp_path / "run")
+    assert during == [before] * 3 and handlers() == before
+    run(tmp_path / "main", epochs=1)
+    assert during[-1] != before == handlers(), "in the main thread there are handlers, which are removed again"
 
 
 def test_a_gradient_that_is_not_finite_changes_no_parameter(tmp_path, monkeypatch):
