@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import fields, replace
 from pathlib import Path
 
 from minizone.commands.flags import parse
 from minizone.errors import UserError
 from minizone.experiments import char_ptb, gradients, pmnist, semantic, seq2seq, text8, word_ptb
+from minizone.runs import files
 from minizone.runs.experiment import Experiment
 from minizone.runs.settings import RunSettings
 from minizone.runs.training import fit
@@ -46,6 +49,22 @@ def parse_settings(task: str, arguments: list[str]) -> RunSettings:
     settings = parse(type(preset), arguments, task, preset)
     settings.check()
     return settings
+
+
+def settings_of_run(folder: Path) -> tuple[str, RunSettings]:
+    """The task of a run and its settings, from its config.json; UserError when the folder has none.
+
+    Settings that are younger than the run have the values of its preset.
+    """
+    config = files.read_json(folder / "config.json")
+    task, given = config["task"], config["settings"]
+    if task not in TASKS:
+        raise UserError(f"{folder} is a run of the task {task!r}, which this version of minizone does not have")
+    preset = TASKS[task].presets[given["preset"]]
+    known = {f.name: given[f.name] for f in fields(preset) if f.name in given}
+    if known.get("max_minutes") is None:  # JSON has no infinity
+        known["max_minutes"] = math.inf
+    return task, replace(preset, **known)
 
 
 def preset_name(arguments: list[str]) -> str:
