@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from minizone.commands import conformance, export, plot, report, train
+from minizone.commands import conformance, export, plot, report, sample, train
 from minizone.commands.train import TASKS
 from minizone.errors import UserError
 from minizone.runs.training import Interrupted
@@ -16,12 +16,14 @@ from minizone.runs.training import Interrupted
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "plot": plot.main,
     "report": report.main,
+    "sample": sample.main,
     "conformance": conformance.main,
     "export": export.main,
 }
 USAGE = """usage: python run.py TASK [flags]          train; the flags of a task: python run.py TASK --help
        python run.py plot RUN [RUN ...]    learning curves of runs
        python run.py report [RUNS_DIR]     tables of runs
+       python run.py sample RUN            text from a trained language model
        python run.py conformance MODULE:ADAPTER    is THIS a correct zoneout? (minizone/conformance/__init__.py)
        python run.py export RUN            best weights of a run in PyTorch's names; --load-path takes them back
 
