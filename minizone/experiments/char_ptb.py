@@ -26,10 +26,7 @@ Batch = tuple[np.ndarray, np.ndarray]  # symbols (T, B), and for each the next s
 
 @dataclass(frozen=True)
 class CharSettings(OwnTextSettings, CharacterSettings):
-    """Train a character-level language model on Penn Treebank (Krueger et al., 2017, section 4.1.1), or on --text.
-
-    Of your own text, characters that only occur in validation or test are one symbol, <unk>.
-    """
+    """Train a character-level language model on Penn Treebank (Krueger et al., 2017, section 4.1.1), or on --text."""
 
     ptb_form: Literal["authors", "stripped"] = "authors"
     """authors: each line ends with a blank; stripped: no blanks at the ends. authors has about 0.8 % fewer bits."""

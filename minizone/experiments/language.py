@@ -32,7 +32,8 @@ class OwnTextSettings(TextSettings):
     where ptb is missing."""
     text: str | None = None
     """Train on this file instead, a text in UTF-8. Its last tenth is for validation and test, 90/5/5 by position. The
-    quick preset trains on the beginning of it; with --train-symbols 0 --eval-symbols 0 on all of it."""
+    quick preset trains on the beginning of it; with --train-symbols 0 --eval-symbols 0 on all of it. What only occurs
+    in validation or test becomes <unk>."""
     valid_text: str | None = None
     """Validation text beside --text, which is then not split; give --test-text too."""
     test_text: str | None = None

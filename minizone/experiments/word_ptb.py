@@ -28,12 +28,7 @@ Batch = tuple[int, np.ndarray, np.ndarray]  # its number in the epoch; words (T,
 
 @dataclass(frozen=True)
 class WordSettings(OwnTextSettings):
-    """Train a word-level language model on Penn Treebank (Krueger et al., 2017, section 4.1.2), or on --text.
-
-    Of your own text, a word is a run of letters and digits, also with an apostrophe or a hyphen inside; each other
-    mark is a word, and each end of a line (<eos>). Upper case is kept. Each Chinese character and Japanese kana is a
-    word; for Thai, which has no blanks either, char-ptb is the better model.
-    """
+    """Train a word-level language model on Penn Treebank (Krueger et al., 2017, section 4.1.2), or on --text."""
 
     seq_len: Annotated[int, Range(at_least=2)] = 35
     """Time steps of a training sequence."""
@@ -41,7 +36,9 @@ class WordSettings(OwnTextSettings):
     """Number of words of --text that are kept, <eos> and <unk> included: the most frequent of the training text. Other
     words become <unk>."""
     tokenized: bool = False
-    """The words of --text have blanks between them already, marks too, as in PTB or WikiText: cut it there only."""
+    """Cut --text at its blanks only, as PTB and WikiText want it. Without this, a word is a run of letters and digits,
+    also with an apostrophe or a hyphen inside, and each other mark is a word, as is each Chinese character and
+    Japanese kana (Thai, without blanks, is better read by char-ptb). Upper case is kept; the end of a line is <eos>."""
 
     def check(self) -> None:
         super().check()

@@ -11,8 +11,8 @@ again and gives the same numbers: its row, which is later than the checkpoint, i
 best.safetensors.
 
 Two runs with the same settings and the same folder name, on one machine and with the same versions, write the same
-bytes: best.safetensors, config.json, the figures, and what `run.py export` makes of the run. The other files hold
-times: metrics.jsonl, summary.json and last.safetensors, whose arrays are the same all the same.
+bytes: best.safetensors, config.json, vocabulary.json, the figures, and what `run.py export` makes of the run. The other
+files hold times: metrics.jsonl, summary.json and last.safetensors, whose arrays are the same all the same.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ def test_what_does_not_go_with_a_text_of_ones_own_is_one_sentence(flags, sentenc
 
 def test_a_text_that_is_too_short_for_the_sequences_says_how_long_they_can_be(text, program, capsys, tmp_path):
     assert program.main(["char-ptb", "--text", str(text), "--seq-len", "500", "--out", str(tmp_path / "run")]) == 2
-    assert "--seq-len must be at most 94 for PTB of my own.txt, got 500" in capsys.readouterr().err
+    assert "--seq-len must be at most 92 for PTB of my own.txt, got 500" in capsys.readouterr().err
 
 
 @pytest.mark.slow
