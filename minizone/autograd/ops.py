@@ -284,6 +284,8 @@ class SoftmaxCrossEntropy(Function):
     """
 
     def forward(self, scores: Array, targets: Array) -> Array:
+        if scores.ndim < 2:
+            raise ValueError(f"scores must be (T, V, B) or (V, B), got {scores.shape}")
         if targets.shape != scores.shape[:-2] + scores.shape[-1:]:
             raise ValueError("targets must have the shape of the scores without the axis of the classes")
         if targets.dtype.kind not in "iu":
@@ -400,8 +402,8 @@ def softmax_cross_entropy(scores: Tensor, targets: Array) -> Tensor:
 
     scores (T, V, B) or (V, B), with integer targets (T, B) or (B,) from 0 to V - 1; the result has the shape ().
 
-    Raises ValueError for targets of another shape or none at all, TypeError for targets that are not integers, and on
-    the CPU IndexError for a target that is not a class.
+    Raises ValueError for scores or targets of another shape or no target at all, TypeError for targets that are not
+    integers, and on the CPU IndexError for a target that is not a class.
     """
     return SoftmaxCrossEntropy()(scores, targets)
 

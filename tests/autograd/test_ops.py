@@ -6,6 +6,7 @@ A row is a function of tensors, the same in NumPy, and the arrays to try it on. 
 from __future__ import annotations
 
 import gc
+import re
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -342,6 +343,12 @@ def test_targets_must_have_the_shape_of_the_columns(shape):
     with pytest.raises(ValueError, match=r"SoftmaxCrossEntropy: .* without the axis of the classes") as error:
         ops.softmax_cross_entropy(Tensor(normal(3, 5, 2)), np.zeros(shape, int))
     assert f"(3, 5, 2) and {shape}" in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [(3,), ()])
+def test_scores_must_have_an_axis_of_classes_and_one_of_columns(shape):
+    with pytest.raises(ValueError, match=rf"scores must be \(T, V, B\) or \(V, B\), got {re.escape(str(shape))}"):
+        ops.softmax_cross_entropy(Tensor(normal(*shape)), np.zeros(shape, int))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.bool_])
