@@ -87,6 +87,10 @@ class RecurrentLayer(Module):
         ``state``, (h, c) of an LSTM or (h,), each (H, B), is where the sequence starts; None: the initial one. ``rng``
         given means training, and masks are drawn from it; None means evaluation, and masks are their expectation.
         Raises ValueError for x or states of another shape or number, IndexError for a token that is not below D.
+
+        To carry a state on to the next update, cut its graph: ``state = tuple(s.detach() for s in state)``. Gradients
+        would otherwise go back into the last minibatch, through weights that the optimizer has changed since, and
+        ``backward`` raises RuntimeError.
         """
         states = self.states(x, state, rng)
         return states[0], last_states(self, states, state)
