@@ -260,14 +260,14 @@ class Sigmoid(Function):
 
 
 class Relu(Function):
-    """``y = max(x, 0)``: x where its real part is positive, else 0."""
+    """``y = max(x, 0)``: 0 where the real part of x is at most 0, else x. dy/dx is 0 or 1. Both are NaN where x is."""
 
     def forward(self, x: Array) -> Array:
-        self.positive = x.real > 0
-        return array_module(x).where(self.positive, x, x.dtype.type(0))  # x * positive would be NaN for -inf
+        self.y = array_module(x).where(x.real <= 0, x.dtype.type(0), x)  # a product would be NaN for -inf
+        return self.y
 
     def backward(self, gy: Array) -> Array:
-        return gy * self.positive
+        return gy * array_module(gy).where(self.y.real > 0, self.y.dtype.type(1), self.y)  # here y is 0 or NaN
 
 
 class SoftmaxCrossEntropy(Function):
@@ -384,7 +384,7 @@ def sigmoid(x: Tensor) -> Tensor:
 
 
 def relu(x: Tensor) -> Tensor:
-    """``max(x, 0)``, elementwise."""
+    """``max(x, 0)``, elementwise; where x is NaN, so are the result and the gradient."""
     return Relu()(x)
 
 

@@ -12,7 +12,7 @@ import pytest
 from minizone import Device, Embedding, Linear, Tensor, Zoneout
 from minizone.autograd import ops
 from minizone.backend import array_module, bernoulli, normal, stream, to_host, to_numbers
-from tests.autograd.test_ops import as_tuple, every_row
+from tests.autograd.test_ops import RELU_AT_THE_ENDS, as_tuple, every_row
 
 TOLERANCE = {np.float32: 1e-4, np.float64: 1e-10}
 
@@ -50,6 +50,15 @@ def test_every_row_of_the_gradient_table(gpu, f, numpy, arrays):
         for a, b in zip(found, expected, strict=True):
             assert (a.shape, a.dtype) == (b.shape, b.dtype)
             np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE[dtype] * max(1, abs(b).max(initial=0)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_relu_hides_nothing_that_is_not_a_number(gpu, dtype):
+    x = Tensor(gpu.to_device(np.array(RELU_AT_THE_ENDS["x"], dtype)))
+    y = ops.relu(x)
+    y.backward(gpu.xp.full_like(x.data, 2))
+    np.testing.assert_array_equal(to_host(y.data), RELU_AT_THE_ENDS["y"])
+    np.testing.assert_array_equal(to_host(x.grad), RELU_AT_THE_ENDS["gx"])
 
 
 def test_an_array_of_the_device_beside_a_tensor_calls_the_operator_of_the_tensor(gpu):

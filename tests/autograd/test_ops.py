@@ -20,6 +20,7 @@ from minizone.autograd.tensor import Function, Tensor
 
 RNG = np.random.default_rng(0)
 TABLE = []
+NAN, INF = float("nan"), float("inf")
 
 
 def normal(*shape: int) -> np.ndarray:
@@ -292,6 +293,20 @@ def test_sigmoid_and_tanh_are_exact_at_both_ends(dtype):
     y.backward(g)
     assert_array_equal(y.data, [-1, -1, 0, 1, 1])
     assert_array_equal(x.grad, [0, 0, 1, 0, 0])
+
+
+RELU_AT_THE_ENDS = {"x": [NAN, -INF, -0.0, 0, INF], "y": [NAN, 0, 0, 0, INF], "gx": [NAN, 0, 0, 0, 2]}
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.complex128])
+def test_relu_hides_nothing_that_is_not_a_number(dtype):
+    """With 0 in its place the loss would stay finite, and nobody would notice a NaN in the weights."""
+    x = Tensor(np.array(RELU_AT_THE_ENDS["x"], dtype))
+    y = ops.relu(x)
+    y.backward(np.full(5, 2, dtype))
+    assert y.dtype == x.grad.dtype == dtype
+    assert_array_equal(y.data, np.array(RELU_AT_THE_ENDS["y"], dtype))
+    assert_array_equal(x.grad, np.array(RELU_AT_THE_ENDS["gx"], dtype))
 
 
 def test_softmax_cross_entropy_by_hand():

@@ -9,6 +9,8 @@ import pytest
 
 from minizone import Device, Tensor
 from minizone.backend import to_host
+from minizone.kernels import cpu
+from minizone.kernels import gpu as gpu_kernels
 from minizone.optim import SGD, Adam, Momentum, RMSProp
 from tests.helpers import Arrays, rng
 
@@ -57,6 +59,20 @@ def test_updates_are_those_of_the_cpu_and_a_gradient_that_is_not_a_number_change
             )
     for name, value in on_gpu[-1].items():
         assert value.tobytes() == on_gpu[-2][name].tobytes(), name
+
+
+def test_what_is_not_a_number_stays_so_on_both_devices(gpu):
+    """The floor of RMSProp must not hide a NaN in its average, and clipping none in the norm of the step."""
+    for device in (gpu, Device()):
+        p = Tensor(device.to_device(np.zeros(2)))
+        optimizer = RMSProp([p], 0.1)
+        optimizer.load_state_dict({"ms.0": np.array([np.nan, 1.0]), "steps": np.array([1])})
+        p.grad = device.to_device(np.ones(2))
+        optimizer.step()
+        assert np.isnan(to_host(p.data)).tolist() == [True, False]
+    for bad in (np.nan, np.inf):
+        assert np.isnan(cpu.clip_factor(bad, 1.0))
+        assert np.isnan(to_host(gpu_kernels.clip_factor(gpu.to_device(np.array(bad)), 1.0)))
 
 
 def test_the_norm_stays_on_the_device(gpu, never_waiting):
