@@ -275,7 +275,11 @@ class SoftmaxCrossEntropy(Function):
 
     scores (T, V, B) or (V, B), integer targets (T, B) or (B,).
     dy/dscores = (softmax(scores) - one_hot(targets)) / (T B).
+    With ``ignore_index`` only the N targets that differ from it count: N in place of T B, and 0 where one does not.
     """
+
+    def __init__(self, ignore_index: int | None = None):
+        self.ignore_index = ignore_index
 
     def forward(self, scores: Array, targets: Array) -> Array:
         if targets.shape != scores.shape[:-2] + scores.shape[-1:]:
@@ -284,12 +288,24 @@ class SoftmaxCrossEntropy(Function):
             raise TypeError(f"SoftmaxCrossEntropy: targets must be integers, got {targets.dtype}")
         if not targets.size:
             raise ValueError("a mean needs at least one column")
-        self.kernels, self.targets = kernels_for(scores), targets
-        self.p, loss = self.kernels.cross_entropy_forward(scores, targets)
-        return loss
+        xp, self.dtype = array_module(scores), scores.dtype
+        scores = scores.astype(xp.result_type(self.dtype, np.float32), copy=False)  # float16 is summed in float32
+        self.kernels, self.targets, self.counted = kernels_for(scores), targets, None
+        if self.ignore_index is not None:
+            self.counted, self.n = self.kernels.which_count(targets, self.ignore_index)
+            self.targets = xp.where(self.counted, targets, 0)
+        self.p, nats = self.kernels.cross_entropy_forward(scores, self.targets)  # (T, V, B) and (T, B)
+        if self.counted is None:
+            return nats.mean().astype(self.dtype, copy=False)
+        return (xp.where(self.counted, nats, 0).sum() / self.n).astype(self.dtype, copy=False)
 
     def backward(self, gy: Array) -> tuple[Array, None]:
-        return self.kernels.cross_entropy_backward(self.p, self.targets, gy), None
+        xp, n = array_module(gy), self.targets.size if self.counted is None else self.n
+        scale = (gy.astype(self.p.dtype, copy=False) / n).astype(self.p.dtype, copy=False)  # ()
+        gx = self.kernels.cross_entropy_backward(self.p, self.targets, scale)
+        if self.counted is not None:
+            gx = xp.where(xp.expand_dims(self.counted, -2), gx, 0)  # a product would be NaN where a score is
+        return gx.astype(self.dtype, copy=False), None
 
 
 def add(a: Operand, b: Operand) -> Tensor:
@@ -388,15 +404,23 @@ def relu(x: Tensor) -> Tensor:
     return Relu()(x)
 
 
-def softmax_cross_entropy(scores: Tensor, targets: Array) -> Tensor:
+def softmax_cross_entropy(scores: Tensor, targets: Array, ignore_index: int | None = None) -> Tensor:
     """The mean of ``-log softmax(scores[t, :, n])[targets[t, n]]`` over all t and n, in nats; divide by ln 2 for bits.
 
-    scores (T, V, B) or (V, B), with integer targets (T, B) or (B,) from 0 to V - 1; the result has the shape ().
+    With ``ignore_index``, the mark of padding, it is the mean over the N pairs t, n that count:
+
+        1 / N sum over t, n with targets[t, n] != ignore_index of -log softmax(scores[t, :, n])[targets[t, n]]
+
+    The gradient of the scores of the other pairs is 0, whatever these scores are.
+
+    scores (T, V, B) or (V, B), with integer targets (T, B) or (B,) from 0 to V - 1, or ``ignore_index``, which may be
+    any integer; the result has the shape () and the dtype of the scores. float16 is summed in float32.
 
     Raises ValueError for targets of another shape or none at all, TypeError for targets that are not integers, and on
-    the CPU IndexError for a target that is not a class.
+    the CPU IndexError for a target that is neither a class nor ``ignore_index``, and ValueError when none counts. On a
+    GPU, where to look is to wait, the loss is NaN in both cases; when none counts the gradient is 0.
     """
-    return SoftmaxCrossEntropy()(scores, targets)
+    return SoftmaxCrossEntropy(ignore_index)(scores, targets)
 
 
 # The operators and methods of Tensor. They are attached here, as this file imports tensor.py and not the reverse.

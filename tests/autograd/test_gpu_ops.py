@@ -69,6 +69,18 @@ def test_an_array_of_the_device_beside_a_tensor_calls_the_operator_of_the_tensor
         np.testing.assert_allclose(to_host(y.data), operate(a, b), rtol=1e-12)
 
 
+def test_without_a_target_that_counts_the_loss_is_nan_and_the_gradient_0(gpu, never_waiting):
+    """The CPU raises, and the GPU does not wait. A target that is neither a class nor ignored makes NaN as well."""
+    for targets, is_zero in (([-1, -1], True), ([-1, 5], False)):
+        x = Tensor(gpu.to_device(np.ones((5, 2), np.float32)))
+        on_device = gpu.to_device(np.array(targets))
+        with never_waiting():
+            loss = ops.softmax_cross_entropy(x, on_device, ignore_index=-1)
+            loss.backward()
+        assert np.isnan(float(loss)) and loss.dtype == x.grad.dtype == np.float32
+        assert (not to_host(x.grad).any()) == is_zero and np.isfinite(to_host(x.grad)).all()
+
+
 def test_forward_and_backward_never_wait_for_the_device(gpu, never_waiting):
     rng = np.random.default_rng(0)
     embedding, output = Embedding(7, 5, rng=rng), Linear(5, 7, rng=rng)
