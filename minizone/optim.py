@@ -47,12 +47,18 @@ class Optimizer:
         Number of updates so far.
     averages : list of tuples of arrays
         For each parameter, arrays of its shape that are carried from step to step, in the order of ``AVERAGES``,
-        which has their names. They start at zero.
+        which has their names. They start at zero. Those of float16 parameters are float32.
+
+    Squares are summed in float64 where they are too large or too small for float32, so the norm of a finite float32
+    gradient is finite and can be clipped. `RMSProp` and `Adam`, which keep squares, shorten a longer float32 gradient
+    to the norm 2^63 = 9e18 in any case. With float16 parameters all is computed in float32, and only the new parameters
+    are rounded.
 
     Raises ValueError for a negative ``clip``, an unknown ``clip_what``, or a parameter that is given twice.
     """
 
     AVERAGES: tuple[str, ...] = ()
+    SQUARES = False  # whether the averages have squares of the gradient
 
     def __init__(
         self, parameters: Sequence[Tensor], learning_rate: float, *, clip: float = 0.0, clip_what: str = "gradient"
@@ -68,7 +74,10 @@ class Optimizer:
         self.clip = clip
         self.clip_what = clip_what
         self.steps = 0
-        self.averages = [tuple(array_module(p.data).zeros_like(p.data) for _ in self.AVERAGES) for p in self.parameters]
+        self.averages = [
+            tuple(array_module(p.data).zeros_like(_at_least_float32(p.data)) for _ in self.AVERAGES)
+            for p in self.parameters
+        ]
 
     def update(self, g: Array, *averages: Array) -> Array:
         """The step for a parameter, or a piece of one, with the gradient g. Changes its averages in place."""
@@ -90,22 +99,26 @@ class Optimizer:
             if p.grad is None:
                 raise ValueError(f"parameter {k} of shape {p.shape} has no gradient: call backward() first")
         arrays = [p.data for p in self.parameters]
-        gradients = [p.grad for p in self.parameters]
+        gradients = [_at_least_float32(p.grad) for p in self.parameters]
         for p in self.parameters:
             p.grad = None
 
-        kernels = kernels_for(arrays[0])
+        kernels = kernels_for(gradients[0])
         norm = kernels.norm(gradients)
         if isinstance(norm, float) and not math.isfinite(norm):
             return norm
         self.steps += 1
+        longest = self.clip if self.clip_what == "gradient" else 0.0
+        if self.SQUARES:
+            largest = min(float(np.finfo(g.dtype).max) for g in gradients)
+            longest = min(longest or math.inf, largest**0.5 / 2)  # its square is finite
+        factor = kernels.clip_factor(norm, longest)
         if self.clip_what == "gradient":
-            factor = kernels.clip_factor(norm, self.clip)
             for p_piece, step in self._updates(arrays, gradients, factor):
                 p_piece -= step
         else:
-            steps = [array_module(p).empty_like(p) for p in arrays]
-            for piece, step in self._updates(steps, gradients, kernels.clip_factor(norm, 0.0)):
+            steps = [array_module(g).empty_like(p, dtype=g.dtype) for p, g in zip(arrays, gradients, strict=True)]
+            for piece, step in self._updates(steps, gradients, factor):
                 piece[...] = step
             factor = kernels.clip_factor(kernels.norm(steps), self.clip)
             for p, step in zip(arrays, steps, strict=True):
@@ -119,7 +132,7 @@ class Optimizer:
         """For each array in ``targets``, or each piece of one, the step from ``factor`` times the gradient."""
         for target, g, averages in zip(targets, gradients, self.averages, strict=True):
             if kernels_for(g) is gpu:
-                yield target, self.fused_update(factor * g, *averages)
+                yield target, self.fused_update(array_module(g).asarray(factor, g.dtype) * g, *averages)
                 continue
             for target_piece, g_piece, *average_pieces in _pieces(target, g, *averages):
                 yield target_piece, self.update(factor * g_piece, *average_pieces)
@@ -226,6 +239,7 @@ class RMSProp(Optimizer):
     """
 
     AVERAGES = ("ms",)
+    SQUARES = True
     FLOOR = 1e-5
 
     def __init__(
@@ -272,6 +286,7 @@ class Adam(Optimizer):
     """
 
     AVERAGES = ("m", "v")
+    SQUARES = True
 
     def __init__(
         self,
@@ -367,6 +382,11 @@ def decayed(learning_rate: float, epoch: int, *, divide_by: float = 1.0, after: 
 def _check_below_one(name: str, value: float) -> None:
     if not 0 <= value < 1:
         raise ValueError(f"{name} must be in [0, 1), got {value}")
+
+
+def _at_least_float32(array: Array) -> Array:
+    """The array itself; of float16, a copy in float32."""
+    return array.astype(np.result_type(array.dtype, np.float32), copy=False)
 
 
 def _pieces(*arrays: Array) -> Iterator[list[Array]]:

@@ -237,14 +237,29 @@ def test_step_returns_the_norm_of_the_gradient_before_clipping(kind, clipping):
     assert norm == pytest.approx(np.linalg.norm(flat(gradients(0))), rel=1e-14)
 
 
-def test_norm_of_a_float16_gradient_is_summed_in_float32():
+@pytest.mark.parametrize("clipping", [{}, {"clip": 1.0, "clip_what": "step"}, {"clip": 1.0, "clip_what": "gradient"}])
+@pytest.mark.parametrize(("dtype", "size"), [
+    (np.float16, 300.0), (np.float16, 1e-4), (np.float32, 1e25), (np.float32, 1e38), (np.float32, 1e-25),
+])  # fmt: skip
+@all_kinds
+def test_gradients_whose_squares_overflow_or_vanish_move_parameters_as_the_formula_says(kind, dtype, size, clipping):
     """The square of 300 is more than the largest float16, and the square of 1e-4 less than the smallest."""
-    for size in (300.0, 1e-4):
-        p = Tensor(np.zeros(1000, np.float16))
-        p.grad = np.full(1000, size, np.float16)
-        norm = SGD([p], 1e-3).step()
-        assert norm == pytest.approx(1000**0.5 * size, rel=1e-3)
-        assert p.data.any() and p.dtype == np.float16
+    start = np.array([0.5, -1.0, 2.0, 0.25])
+    grads = [(size * factor * np.array([1, -1, 1, 0.5])).astype(dtype) for factor in (1, 0.5, 1)]
+    rates = [0.02 * (1 / size if kind in (SGD, Momentum) else 1)] * 3  # so that the steps are not huge
+    norms = [float(np.linalg.norm(g.astype(np.float64))) for g in grads]
+    longest = 2.0**63 if kind in (RMSProp, Adam) else math.inf  # half of the root of the largest float32
+    wide = [[g * min(1.0, longest / norm)] for g, norm in zip(np.float64(grads), norms, strict=True)]
+    expected, _ = by_hand(kind, [start], wide, rates, **clipping)
+    p = Tensor(start.astype(dtype))
+    optimizer = kind([p], rates[0], **clipping)
+    for g, norm in zip(grads, norms, strict=True):
+        p.grad = g
+        assert optimizer.step() == pytest.approx(norm, rel=1e-6)
+    assert p.dtype == dtype
+    tolerance = 3 * np.finfo(dtype).eps * abs(start).max()  # three roundings of the parameters
+    np.testing.assert_allclose(p.data, expected[0], rtol=0, atol=tolerance)
+    assert all(average.dtype == np.float32 for averages in optimizer.averages for average in averages)
 
 
 @all_kinds

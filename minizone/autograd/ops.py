@@ -169,16 +169,22 @@ class Stack(Function):
 
 
 class Sum(Function):
-    """The sum over one axis, several axes or (None) all axes."""
+    """The sum, or the mean, over one axis, several axes or (None) all axes. float16 is summed in float32."""
 
-    def __init__(self, axis: int | tuple[int, ...] | None, keepdims: bool):
-        self.axis, self.keepdims = axis, keepdims
+    def __init__(self, axis: int | tuple[int, ...] | None, keepdims: bool, mean: bool = False):
+        self.axis, self.keepdims, self.mean = axis, keepdims, mean
 
     def forward(self, x: Array) -> Array:
-        self.shape = x.shape
-        return x.sum(axis=self.axis, keepdims=self.keepdims)
+        self.shape, is_half = x.shape, x.dtype == np.float16
+        y = x.sum(axis=self.axis, keepdims=self.keepdims, dtype=np.float32 if is_half else None)
+        if self.mean:
+            self.share = y.size / max(1, x.size)
+            y = y * self.share
+        return y.astype(x.dtype) if is_half else y
 
     def backward(self, gy: Array) -> Array:
+        if self.mean:
+            gy = gy * self.share
         xp = array_module(gy)
         if self.axis is not None and not self.keepdims and self.shape:
             axes = self.axis if isinstance(self.axis, tuple) else (self.axis,)
@@ -365,8 +371,7 @@ def sum(x: Tensor, axis: int | tuple[int, ...] | None = None, keepdims: bool = F
 
 def mean(x: Tensor, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
     """The mean over one axis, several axes or (None) all axes; with ``keepdims`` these stay, of length 1."""
-    total = sum(x, axis, keepdims)
-    return total * (total.data.size / max(1, x.data.size))
+    return Sum(axis, keepdims, mean=True)(x)
 
 
 def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -304,6 +304,17 @@ def test_sigmoid_and_tanh_are_exact_at_both_ends(dtype):
     assert_array_equal(x.grad, [0, 0, 1, 0, 0])
 
 
+@pytest.mark.parametrize("axis", [None, 0, (0, 1)])
+def test_sums_and_means_of_float16_are_summed_in_float32(axis):
+    """The sum of 4,000 times 300 is more than the largest float16, and 2048 + 1 is 2048 again."""
+    x = Tensor(np.full((4000, 3), 300, np.float16))
+    mean = x.mean(axis=axis)
+    mean.backward(np.full(mean.shape, 400, np.float16))
+    assert mean.dtype == x.grad.dtype == np.float16 and (mean.data == 300).all()
+    assert_allclose(x.grad, 400 * mean.data.size / x.data.size, rtol=1e-2)
+    assert (Tensor(np.ones((4000, 2), np.float16)).sum(axis=axis).data == 8000 / (1 if axis != 0 else 2)).all()
+
+
 RELU_AT_THE_ENDS = {"x": [NAN, -INF, -0.0, 0, INF], "y": [NAN, 0, 0, 0, INF], "gx": [NAN, 0, 0, 0, 2]}
 
 

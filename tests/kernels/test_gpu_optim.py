@@ -61,6 +61,22 @@ def test_updates_are_those_of_the_cpu_and_a_gradient_that_is_not_a_number_change
         assert value.tobytes() == on_gpu[-2][name].tobytes(), name
 
 
+@pytest.mark.parametrize(("dtype", "size"), [(np.float16, 300), (np.float32, 1e25), (np.float32, 1e-25)])
+@pytest.mark.parametrize("clip_what", ["step", "gradient"])
+@pytest.mark.parametrize("kind", [SGD, Momentum, RMSProp, Adam])
+def test_gradients_whose_squares_overflow_or_vanish(gpu, never_waiting, kind, clip_what, dtype, size):
+    found = []
+    for device in (gpu, Device()):
+        p = Tensor(device.to_device(np.ones(4, dtype)))
+        optimizer = kind([p], 0.02 / size if kind in (SGD, Momentum) else 0.02, clip=1.0, clip_what=clip_what)
+        for _ in range(2):
+            p.grad = device.to_device(np.full(4, size, dtype))
+            norm = optimizer.step()
+        assert float(norm) == pytest.approx(2 * size) and p.dtype == dtype
+        found.append(to_host(p.data))
+    np.testing.assert_allclose(*found, rtol=np.finfo(dtype).eps)
+
+
 def test_what_is_not_a_number_stays_so_on_both_devices(gpu):
     """The floor of RMSProp must not hide a NaN in its average, and clipping none in the norm of the step."""
     for device in (gpu, Device()):

@@ -7,15 +7,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from minizone.backend import Array, array_module
+from minizone.backend import Array
 
 
 def norm(arrays: Sequence[Array]) -> float:
-    """The L2 norm of all elements of the arrays together. float16 is summed in float32."""
-    square = 0.0
-    for a in arrays:
-        elements = a.reshape(-1).astype(array_module(a).result_type(a.dtype, np.float32), copy=False)  # (N,)
-        square += float(elements @ elements)
+    """The L2 norm of all elements of the arrays together.
+
+    The squares are summed in the dtype of the arrays, and again in float64 where their sum is too large or too small.
+    """
+    with np.errstate(over="ignore"):
+        square = sum(float(a.reshape(-1) @ a.reshape(-1)) for a in arrays)
+        if not 1e-30 < square < math.inf:
+            wide = [a.reshape(-1).astype(np.float64, copy=False) for a in arrays]
+            square = sum(float(a @ a) for a in wide)
     return math.sqrt(square)
 
 

@@ -13,9 +13,13 @@ from minizone.kernels.gpu.cuda import Kernel
 
 
 def norm(arrays: Sequence[Array]) -> Array:
-    """The L2 norm of all elements of the arrays together, an array () on the device."""
-    squares = [a.reshape(-1) @ a.reshape(-1) for a in arrays]
-    return array_module(*arrays).sqrt(sum(squares[1:], start=squares[0]))
+    """The L2 norm of all elements of the arrays together, an array () of float64 on the device.
+
+    The squares are summed in float64: those of float32 may be too large or too small for float32.
+    """
+    xp = array_module(*arrays)
+    wide = [a.reshape(-1).astype(xp.float64, copy=False) for a in arrays]
+    return xp.sqrt(sum(a @ a for a in wide))
 
 
 _CLIP_FACTOR = Kernel(
