@@ -19,7 +19,8 @@ def norm(arrays: Sequence[Array]) -> Array:
     """
     xp = array_module(*arrays)
     wide = [a.reshape(-1).astype(xp.float64, copy=False) for a in arrays]
-    return xp.sqrt(sum(a @ a for a in wide))
+    squares = [a @ a for a in wide]
+    return xp.sqrt(sum(squares[1:], start=squares[0]))
 
 
 _CLIP_FACTOR = Kernel(
