@@ -1,6 +1,10 @@
 """`python -m minizone` is the same as `python run.py`."""
 
-from minizone.commands.main import run_and_exit
+import signal
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as in run.py
+
+    from minizone.commands.main import run_and_exit
+
     run_and_exit()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from minizone.commands.flags import parse
+from minizone.commands.flags import file_to_write, parse
 from minizone.errors import UserError
 from minizone.runs import files
 from minizone.runs.torch_names import to_torch
@@ -36,7 +36,7 @@ class Export:
 def main(arguments: list[str]) -> int:
     settings = parse(Export, arguments, "export")
     run = Path(settings.run)
-    print(export(run, Path(settings.out) if settings.out else run / "torch.safetensors"))
+    print(export(run, file_to_write(settings.out or str(run / "torch.safetensors"))))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import matplotlib
@@ -14,15 +15,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from minizone.errors import UserError
-from minizone.runs.files import Run, read_run
+from minizone.runs.files import Run, read_run, write_whole
 
+FORMATS = (".png", ".pdf", ".svg")
 LEAST_COST = 1e-8  # `plot_networks` draws smaller costs, which are rounding errors of float32, as this
 
 
 def plot_runs(folders: list[Path], out: Path) -> None:
     """Learning curves of runs of one task: training thin, validation thick, the paper's results dashed.
 
-    Raises UserError when a folder holds no run or no finished epoch, or when the runs are of different tasks.
+    Raises UserError when a folder holds no run or no finished epoch, when the runs are of different tasks, and when
+    ``out`` cannot be written or does not end in .png, .pdf or .svg.
     """
     runs = [read_run(folder) for folder in folders]
     for folder, run in zip(folders, runs, strict=True):
@@ -143,13 +146,19 @@ def _positive(values: np.ndarray) -> np.ndarray:
 
 
 def _save(figure: Figure, out: Path) -> None:
-    """Write the figure under a temporary name, rename it, and close it; UserError when that is not possible."""
+    """Write the figure, in the format of its ending, and close it.
+
+    Raises UserError, and leaves no file behind, when the ending is not one of ``FORMATS`` and when the file cannot be
+    written.
+    """
+    content = io.BytesIO()
     try:
+        if out.suffix.lower() not in FORMATS:
+            raise ValueError(f"its name must end in {', '.join(FORMATS)}")
+        figure.savefig(content, format=out.suffix[1:], dpi=120)
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = out.with_name(f".tmp-{out.name}")
-        figure.savefig(temporary, dpi=120)
-        temporary.replace(out)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot write the figure {out}: {error}") from None
     finally:
         plt.close(figure)
+    write_whole(out, content.getvalue())
