@@ -1,9 +1,10 @@
 """The command line of minizone: `python run.py TASK [flags]`. The commands are in minizone/commands/."""
 
+import os
 import signal
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports, which take a second: no traceback
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C during the imports, which take a second
 
     from minizone.commands.main import run_and_exit
 

@@ -111,7 +111,7 @@ def run_and_exit() -> NoReturn:
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a KeyboardInterrupt: the command can clean up
         status = main(sys.argv[1:])
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback from the end of the interpreter
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # no traceback from the end of the interpreter
     except KeyboardInterrupt:  # the second in `main`, or one between these lines
         status = 130
     for stream in (sys.stdout, sys.stderr):

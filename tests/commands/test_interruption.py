@@ -96,7 +96,7 @@ def test_ctrl_c_during_the_imports_and_at_the_exit_is_silent(program, moment, tm
         env={**os.environ, "PYTHONPATH": str(tmp_path), "SIGNAL_AT": moment},
         timeout=60,
     )
-    assert done.returncode == -signal.SIGINT, "a shell shows this as 130"
+    assert done.returncode == 130
     assert done.stderr == "" and bool(done.stdout) == (moment == "exit")
 
 
