@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import textwrap
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -79,19 +80,21 @@ def draw_runs(groups: list[Group], width: float = 7) -> Figure:
     labels = [_wrapped(label, width) for label in labels]
     note = "thick: validation, thin: training (with its noise)"
     if any(len(group.runs) > 1 for group in groups):
-        note += "; n seeds: mean and standard deviation, at each epoch over the seeds that are there"
+        if _is_averaged(groups[0]):
+            note += "; n seeds: mean and standard deviation, at each epoch over the seeds that are there"
+        else:
+            note += "; each seed has its own curves, because the task becomes harder"
     note = _wrapped(note, width)
     style: dict[str, Any] = {"fontsize": 8, "title_fontsize": 8, "frameon": False}
     figure.legend(handles, labels, title=note, loc="outside lower center", **style)
     lines = sum(text.count("\n") + 1 for text in (*labels, note))
-    figure.set_size_inches(width, 0.55 * width + 0.17 * lines)
+    figure.set_size_inches(width, 0.62 * width + 0.17 * lines)
     return figure
 
 
 def _draw_group(axes: Axes, group: Group, name: str, style: dict[str, Any]) -> None:
-    """The curves of a group. Runs of a task that becomes harder are not averaged."""
-    harder = any("difficulty" in row for run in group.runs for row in run["rows"])
-    for runs in [[run] for run in group.runs] if harder else [group.runs]:
+    """The curves of a group: means over its runs, or curves for each run."""
+    for runs in [group.runs] if _is_averaged(group) else [[run] for run in group.runs]:
         epochs, train = _over_epochs(runs, f"train_{group.metric}")
         _, valid = _over_epochs(runs, f"valid_{group.metric}")
         mean = valid.mean(axis=0)
@@ -111,7 +114,12 @@ def _draw_group(axes: Axes, group: Group, name: str, style: dict[str, Any]) -> N
         lengths = sorted(run["rows"][-1]["epoch"] for run in group.runs)
         if lengths[0] < lengths[-1]:
             label += f" with {lengths[0]} to {lengths[-1]} epochs"
-    line.set_label(label)
+    line.set_label(re.sub("^_", " _", label))  # matplotlib hides labels that begin with _
+
+
+def _is_averaged(group: Group) -> bool:
+    """Whether a mean over the runs makes sense: not where the task becomes harder, in each run at another epoch."""
+    return "difficulty" not in group.runs[0]["rows"][0]
 
 
 def _over_epochs(runs: list[Run], column: str) -> tuple[list[int], np.ma.MaskedArray]:
@@ -223,11 +231,8 @@ def _positive(values: np.ndarray) -> np.ndarray:
 
 def to_svg(figure: Figure, prefix: str) -> str:
     """An SVG element for a page; closes the figure. All ids begin with ``prefix``: each figure needs its own."""
-    content = io.StringIO()
-    with plt.rc_context({"svg.hashsalt": "minizone"}):  # the same ids every time
-        figure.savefig(content, format="svg", metadata={"Date": None})
+    _, start, rest = _render(figure, "svg").decode().partition("<svg")
     plt.close(figure)
-    _, start, rest = content.getvalue().partition("<svg")
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\1{prefix}-", start + rest)
 
 
@@ -237,14 +242,23 @@ def _save(figure: Figure, out: Path) -> None:
     Raises UserError, and leaves no file behind, when the ending is not one of ``FORMATS`` and when the file cannot be
     written.
     """
-    content = io.BytesIO()
     try:
         if out.suffix.lower() not in FORMATS:
             raise ValueError(f"its name must end in {', '.join(FORMATS)}")
-        figure.savefig(content, format=out.suffix[1:], dpi=120)
+        content = _render(figure, out.suffix[1:].lower())
         out.parent.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot write the figure {out}: {error}") from None
     finally:
         plt.close(figure)
-    write_whole(out, content.getvalue())
+    write_whole(out, content)
+
+
+def _render(figure: Figure, kind: str) -> bytes:
+    """The content of a file of the kind "png", "pdf" or "svg"."""
+    content = io.BytesIO()
+    no_date = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+    with warnings.catch_warnings(), plt.rc_context({"svg.hashsalt": "minizone"}):  # the same ids every time
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # in a name; it is drawn as a box
+        figure.savefig(content, format=kind, dpi=120, metadata=no_date)
+    return content.getvalue()

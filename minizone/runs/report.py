@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,8 @@ def write_page(root: Path, out: Path, sample: Sampler | None = None) -> None:
     sections = [_section(groups, f"s{k}", sample) for k, groups in enumerate(tables(find_runs(root)), start=1)]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(root=root, sections=sections)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):  # a file in the place of a folder: `write_whole` says so
+        out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, page.encode())
 
 
