@@ -190,7 +190,9 @@ def write_page(root: Path, out: Path, sample: Sampler | None = None) -> None:
     """
     sections = [_section(groups, f"s{k}", sample) for k, groups in enumerate(tables(find_runs(root)), start=1)]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(root=root, sections=sections)
+    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        name=root.resolve().name, sections=sections
+    )
     with suppress(FileExistsError):  # a file in the place of a folder: `write_whole` says so
         out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, page.encode())

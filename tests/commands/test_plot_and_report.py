@@ -89,7 +89,10 @@ def test_report_writes_a_page_for_folders_and_for_saved_runs(program, runs, tmp_
     assert program.main(["report", str(runs), "--html", "my pages/a.html", "--save", "saved"]) == 0
     assert capsys.readouterr().out == f"{table}\nmy pages/a.html\n"
     assert program.main(["report", "saved", "--html", "b.html"]) == 0
-    pages = [Path(name).read_text().replace(str(runs), "saved") for name in ("my pages/a.html", "b.html")]
+    pages = [
+        Path(name).read_text().replace(f"Runs in {runs.name}", "Runs in saved")
+        for name in ("my pages/a.html", "b.html")
+    ]
     assert pages[0] == pages[1] and pages[0].startswith("<!DOCTYPE html>") and "(stand-in)" in pages[0]
 
 

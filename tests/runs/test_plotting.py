@@ -122,7 +122,7 @@ def test_long_names_are_wrapped_and_no_name_is_a_formula_or_hidden(axes, tmp_pat
     texts = [drawn.title, *drawn.figure.legends[0].get_texts(), drawn.figure.legends[0].get_title()]
     for text in texts:
         box = text.get_window_extent()
-        assert 0 <= box.x0 and box.x1 <= width, text.get_text()
+        assert box.x0 >= 0 and box.x1 <= width, text.get_text()
     assert r"\$x_\$" in drawn.title.get_text() and r"_\$x_\$" in next(iter(legend(drawn)))
     assert len(legend(drawn)) == 2  # the run and the paper
 
