@@ -14,10 +14,10 @@ from minizone.runs.plotting import plot_runs
 
 @dataclass(frozen=True)
 class Plot:
-    """Draw the learning curves of runs into one figure."""
+    """Draw the learning curves of runs into one figure; runs that differ in nothing but the seed are one curve."""
 
     runs: tyro.conf.Positional[tuple[str, ...]]
-    """Run folders."""
+    """Run folders, or JSON files that `run.py report --save` wrote."""
     out: str = "curves.png"
     """The figure, PNG, PDF or SVG by its ending; PNG, with .png added to the name, when it has none."""
 

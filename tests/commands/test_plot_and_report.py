@@ -1,5 +1,7 @@
 """`run.py plot` and `run.py report`: one figure, tables, saved runs, and what is refused."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.helpers.commands import refused_here
@@ -80,7 +82,36 @@ def test_report_refuses_a_folder_without_a_run(tmp_path, capsys):
     assert "no finished run" in refused_here(capsys, "report", tmp_path)
 
 
-def test_report_cannot_save_into_a_file(program, runs, tmp_path, capsys):
+def test_report_writes_a_page_for_folders_and_for_saved_runs(program, runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert program.main(["report", str(runs)]) == 0
+    table = capsys.readouterr().out
+    assert program.main(["report", str(runs), "--html", "my pages/a.html", "--save", "saved"]) == 0
+    assert capsys.readouterr().out == f"{table}\nmy pages/a.html\n"
+    assert program.main(["report", "saved", "--html", "b.html"]) == 0
+    pages = [
+        Path(name).read_text().replace(f"Runs in {runs.name}", "Runs in saved")
+        for name in ("my pages/a.html", "b.html")
+    ]
+    assert pages[0] == pages[1] and pages[0].startswith("<!DOCTYPE html>") and "(stand-in)" in pages[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ("--save file", "cannot save runs in file: it is a file; give the name of a folder"),
+        ("--save file/x", "Not a directory: file/x"),
+        ("--save runs/x", "cannot save runs in runs/x: the next report of runs would find each twice"),
+        ("--html runs", "cannot write runs: it is a folder"),
+        ("--html file/page.html", "cannot write file/page.html: Not a directory"),
+    ],
+)
+def test_report_says_what_it_cannot_write_before_it_prints_a_table(
+    flags, sentence, runs, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    assert program.main(["report", str(runs), "--save", str(tmp_path / "file")]) == 2
-    assert capsys.readouterr().err == f"run.py: File exists: {tmp_path / 'file'}\n"
+    (tmp_path / "runs").symlink_to(runs)
+    assert sentence in refused_here(capsys, "report", "runs", *flags.split())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "runs"]
+    assert sorted(path.name for path in runs.iterdir()) == ["a", "b"]
