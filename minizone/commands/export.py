@@ -67,8 +67,8 @@ def main(arguments: list[str]) -> int:
 
 def export(run: Path, out: Path) -> str:
     """Write the best parameters of a run in PyTorch's names, and the module; returns a sentence about the files."""
-    parameters, _ = files.load_arrays(run / "best.safetensors")
     task, settings = settings_of_run(run)
+    parameters, _ = files.load_arrays(run / "best.safetensors")
     try:
         arrays = torch_names.to_torch(parameters)
     except ValueError as error:
