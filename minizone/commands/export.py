@@ -162,7 +162,9 @@ def run_to_compare(run: Path) -> tuple[Experiment, dict[str, float]]:
     experiment = TASKS[task](replace(settings, device="cpu"))
     tested, data = files.read_json(run / "config.json")["dataset"], experiment.data
     if tested != {"name": data.name, "sha256": data.sha256}:
-        raise UserError(f"{run} was tested on {tested['name']}, which is not the {data.name} here: set MINIZONE_DATA")
+        raise UserError(
+            f"{run} was tested on {tested['name']}, which is not the {data.name} here: set MINIZONE_DATA to its folder"
+        )
     return experiment, files.read_json(run / "summary.json")
 
 

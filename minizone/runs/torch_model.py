@@ -3,7 +3,7 @@
     from torch_model import ZoneoutRNN, load
 
     model = load("torch.safetensors")      # in evaluation: zoneout computes its expectation, and nothing is random
-    scores, state = model(tokens)          # tokens (T, B) to scores of the next token (T, B, V)
+    scores, state = model(tokens)          # tokens (T, B) of int64, to scores of the next token (T, B, V)
     scores, state = model(more, state)     # goes on where the first ones ended
     model.train()                          # zoneout and dropout draw their masks, from the generator of torch
 
@@ -14,18 +14,23 @@ of input features, H that of hidden units, V that of classes. Weight noise and p
 are not here. The file needs torch and safetensors only.
 """
 
+from __future__ import annotations
+
 import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 GATES = {"lstm": 4, "gru": 3, "tanh": 1, "relu": 1}  # blocks of H rows: i, f, g, o; r, z, n
 
 
-def zone_out(old, new, keep):
+def zone_out(old: Tensor, new: Tensor, keep: Tensor) -> Tensor:
     """The state after zoneout. In training ``keep`` is 1 where the old value stays, else 0; in evaluation its mean."""
     return keep * old + (1 - keep) * new
 
@@ -41,7 +46,7 @@ class ZoneoutRNN(nn.Module):
         D and H.
     z_cells, z_states : list of float
         The probability that a unit of c, of h, keeps its old value; one for each layer.
-    drop_inputs : list of float
+    drop_inputs : list of float, optional
         Recurrent dropout (Semeniuta et al., 2016): the probability that i * g of a unit (of a GRU: n) is dropped.
     dropout, variational : float
         Dropout between layers and after the last; variational: one mask for all time steps, also on h_{t-1}.
@@ -54,9 +59,22 @@ class ZoneoutRNN(nn.Module):
     """
 
     def __init__(
-        self, cell, input_size, hidden_size, *, z_cells, z_states, drop_inputs=None, dropout=0.0, variational=0.0,
-        shared=False, whole_layer=False, gaussian=False, static_steps=0, output_gate="plain",
-    ):  # fmt: skip
+        self,
+        cell: str,
+        input_size: int,
+        hidden_size: int,
+        *,
+        z_cells: Sequence[float],
+        z_states: Sequence[float],
+        drop_inputs: Sequence[float] = (),
+        dropout: float = 0.0,
+        variational: float = 0.0,
+        shared: bool = False,
+        whole_layer: bool = False,
+        gaussian: bool = False,
+        static_steps: int = 0,
+        output_gate: str = "plain",
+    ):
         super().__init__()
         drop_inputs = drop_inputs or [0.0] * len(z_states)
         if not len(z_cells) == len(z_states) == len(drop_inputs):
@@ -82,7 +100,7 @@ class ZoneoutRNN(nn.Module):
                 for name, mask in zip(("keep_h", "keep_c"), self.draw(k, static_steps, 1), strict=True):
                     self.register_buffer(f"{name}_l{k}", mask)
 
-    def forward(self, x, state=None):
+    def forward(self, x: Tensor, state: Sequence[Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The output (T, B, H) of the last layer, and the last states (h, c), or (h,), each (layers, B, H).
 
         x is (T, B, D). ``state`` is where the sequence starts; None: zeros.
@@ -96,12 +114,12 @@ class ZoneoutRNN(nn.Module):
             last.append(last_of_layer)
         return self.drop(x), tuple(torch.stack(each) for each in zip(*last, strict=True))
 
-    def layer(self, k, x, state):
+    def layer(self, k: int, x: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The output (T, B, H) of layer k, and its last states, each (B, H)."""
         W_ih, W_hh, b = (getattr(self, f"{name}_l{k}") for name in ("weight_ih", "weight_hh", "bias_ih"))
         if self.cell != "gru":
             b = b + getattr(self, f"bias_hh_l{k}")
-        h, c = state if self.cell == "lstm" else (state[0], None)
+        h, c = state[0], state[-1]  # c is that of an LSTM
         T, (B, H) = len(x), h.shape
         keep_h, keep_c = self.masks(k, T, B)
         input_mask = drop_mask(self.drop_inputs[k], (T, B, H), self.training, h)
@@ -129,7 +147,7 @@ class ZoneoutRNN(nn.Module):
             outputs.append(h)
         return torch.stack(outputs), (h, c) if self.cell == "lstm" else (h,)
 
-    def masks(self, k, T, B):
+    def masks(self, k: int, T: int, B: int) -> list[Tensor]:
         """keep_h and keep_c of layer k, each broadcastable to (T, B, H)."""
         if self.static_steps:
             t = torch.arange(T) % self.static_steps
@@ -139,7 +157,7 @@ class ZoneoutRNN(nn.Module):
         ones = getattr(self, f"weight_hh_l{k}").new_ones(T, 1, 1)
         return [z * ones for z in (self.z_states[k], self.z_cells[k])]
 
-    def draw(self, k, T, B):
+    def draw(self, k: int, T: int, B: int) -> list[Tensor]:
         """keep_h and keep_c of layer k in training, each (T, B, H), or (T, B, 1) with ``whole_layer``."""
         nothing = getattr(self, f"weight_hh_l{k}").new_empty(T, B, 1 if self.whole_layer else self.hidden_size)
         draw = torch.randn_like if self.gaussian else torch.rand_like
@@ -150,7 +168,7 @@ class ZoneoutRNN(nn.Module):
             return [z + (z * (1 - z)) ** 0.5 * drawn for drawn, z in pairs]
         return [(drawn < z).to(drawn.dtype) for drawn, z in pairs]
 
-    def drop(self, x):
+    def drop(self, x: Tensor) -> Tensor:
         """Dropout of what enters a layer or leaves the last one, (T, B, H)."""
         x = F.dropout(x, self.dropout, self.training)
         return x * F.dropout(torch.ones_like(x[:1]), self.variational, self.training)
@@ -177,7 +195,18 @@ class Model(nn.Module):
         The mean pixel is added to the initial h.
     """
 
-    def __init__(self, rnn, classes, *, images, embedding, learned_state, input_drop, noise=0.0, summarize=False):
+    def __init__(
+        self,
+        rnn: dict[str, Any],
+        classes: int,
+        *,
+        images: bool,
+        embedding: bool,
+        learned_state: bool,
+        input_drop: float,
+        noise: float = 0.0,
+        summarize: bool = False,
+    ):
         super().__init__()
         H = rnn["hidden_size"]
         self.images, self.input_drop, self.noise, self.summarize = images, input_drop, noise, summarize
@@ -189,7 +218,7 @@ class Model(nn.Module):
             zeros = torch.zeros(self.rnn.num_layers, H)
             setattr(self, name, nn.Parameter(zeros) if learned_state else None)
 
-    def forward(self, x, state=None):
+    def forward(self, x: Tensor, state: Sequence[Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The scores (T, B, V), of images (B, V), and the last state, for tokens (T, B) or pixels (T, B, 1).
 
         ``state`` is one that an earlier call returned; None: the initial one.
@@ -205,10 +234,10 @@ class Model(nn.Module):
         inputs = inputs * drop_mask(self.input_drop, (*x.shape[:2], 1), self.training, inputs)
         if self.embedding is not None:
             inputs = self.rnn.drop(inputs)
-        h, state = self.rnn(inputs, state)
-        return self.output(h[-1] if self.images else h), state
+        h, last = self.rnn(inputs, state)
+        return self.output(h[-1] if self.images else h), last
 
-    def start(self, x):
+    def start(self, x: Tensor) -> tuple[Tensor, ...] | None:
         """The initial states, each (layers, B, H)."""
         if self.h0 is None:
             return None
@@ -220,14 +249,14 @@ class Model(nn.Module):
         return h, *c
 
 
-def drop_mask(p, shape, training, like):
+def drop_mask(p: float, shape: tuple[int, ...], training: bool, like: Tensor) -> Tensor:
     """In training 0 with probability p, else 1: (T, B, ...). In evaluation the mean, 1 - p, of shape (T, 1, 1)."""
     if not training:
         return (1 - p) * like.new_ones(shape[0], 1, 1)
     return (torch.rand_like(like.new_empty(shape)) >= p).to(like.dtype)
 
 
-def load(path):
+def load(path: str | Path) -> Model:
     """The model of a file that `run.py export` wrote, in evaluation mode."""
     with safe_open(path, framework="pt") as file:
         metadata = json.loads((file.metadata() or {}).get("minizone", "{}"))

@@ -1,6 +1,6 @@
 """The PyTorch module of an exported run, in training; that it is minizone in evaluation: tests/commands/test_export.py.
 
-Whoever wants the whole table: python run.py conformance tests/runs/test_torch_model.py:Adapter
+The table of the kit: python run.py conformance tests/runs/test_torch_model.py:Adapter
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.helpers.runs import run
 
 torch = pytest.importorskip("torch")
 from minizone.runs import torch_model  # noqa: E402  (it needs PyTorch)
-from minizone.runs.torch_model import ZoneoutRNN  # noqa: E402
+from minizone.runs.torch_model import Model, ZoneoutRNN  # noqa: E402
 
 
 def rows(a):
@@ -101,6 +101,39 @@ def test_in_training_all_dropout_is_drawn_and_in_evaluation_nothing():
             assert not torch.equal(layer(x)[0], layer(x)[0]), (cell, noise)
             layer.eval()
             assert torch.equal(layer(x)[0], layer(x)[0]), (cell, noise)
+
+
+@pytest.mark.parametrize("kind", ["dropout", "variational"])
+def test_dropout_is_between_layers_and_after_the_last_and_of_embeddings_but_not_of_raw_inputs(kind):
+    """With the probability 1, which drops all, the states show where it is."""
+    layers = {"cell": "lstm", "hidden_size": 4, "z_cells": [0.0, 0.0], "z_states": [0.0, 0.0], kind: 1.0}
+    rnn = ZoneoutRNN(input_size=3, **layers)
+    output, (h, _) = rnn(torch.randn(5, 2, 3))
+    _, (other_h, _) = rnn(torch.randn(5, 2, 3))
+    assert not output.any() and not torch.equal(h[0], other_h[0]) and torch.equal(h[1], other_h[1])
+
+    options = {"images": False, "learned_state": False, "input_drop": 0.0}
+    for embedding in (True, False):
+        model = Model({"input_size": 4 if embedding else 7, **layers}, 7, embedding=embedding, **options)
+        h, other_h = (model(torch.full((5, 2), token))[1][0] for token in (1, 2))
+        assert torch.equal(h[0], other_h[0]) == embedding
+
+
+def test_variational_dropout_drops_h_before_the_product():
+    rnn = ZoneoutRNN("lstm", 3, 4, z_cells=[0.0], z_states=[0.0], variational=1.0)
+    x = torch.randn(5, 2, 3)
+    before, _ = rnn(x)[1]
+    torch.nn.init.zeros_(rnn.weight_hh_l0)
+    assert torch.equal(before, rnn(x)[1][0])
+
+
+def test_noise_on_the_initial_state_is_for_training_only():
+    rnn = {"cell": "lstm", "input_size": 1, "hidden_size": 4, "z_cells": [0.0], "z_states": [0.0]}
+    model = Model(rnn, 10, images=True, embedding=False, learned_state=True, input_drop=0.0, noise=0.5)
+    pixels = torch.rand(5, 2, 1)
+    assert not torch.equal(model(pixels)[0], model(pixels)[0])
+    model.eval()
+    assert torch.equal(model(pixels)[0], model(pixels)[0])
 
 
 @pytest.mark.parametrize(
