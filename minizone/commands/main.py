@@ -27,7 +27,7 @@ USAGE = """usage: python run.py TASK [flags]          train; the flags of a task
        python run.py plot RUN [RUN ...]    learning curves of runs
        python run.py report [RUNS_DIR]     tables of runs
        python run.py conformance MODULE:ADAPTER    is THIS a correct zoneout? (minizone/conformance/__init__.py)
-       python run.py export RUN            best weights of a run in PyTorch's names; --load-path takes them back
+       python run.py export RUN            weights and model of a run for PyTorch; --load-path takes them back
 
 tasks (sections of the paper):
   char-ptb    character-level language model on Penn Treebank (4.1.1)
@@ -46,8 +46,9 @@ tasks (sections of the paper):
 def main(arguments: list[str]) -> int:
     """Run one command.
 
-    Returns the exit status: 0, 1 for an implementation that is not conformant, 2 for an error that the user can
-    correct, 128 + n for signal n; 141, that of SIGPIPE, when the reader of standard output has gone, as in `| head`.
+    Returns the exit status: 0, 1 for an implementation that is not conformant or an export that differs, 2 for an error
+    that the user can correct, 128 + n for signal n; 141, that of SIGPIPE, when the reader of standard output has gone,
+    as in `| head`.
     """
     try:
         return run_command(arguments)
