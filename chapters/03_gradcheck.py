@@ -155,7 +155,7 @@ check("rounding to float32 is wrong by complex step", verdict(coarse, new, metho
 #
 # `abs` is not analytic. For $x + ih$ it is $\sqrt{x^2 + h^2}$, which has no imaginary part. So the complex step calls a
 # *right* gradient wrong. The same is true of norms and conjugates. Therefore nothing in `minizone/autograd/ops.py`
-# takes a modulus or a conjugate. A comparison there uses the real parts: `relu` is `x * (x.real > 0)`, and a softmax
+# takes a modulus or a conjugate. A comparison there uses the real parts: `relu` is 0 where `x.real <= 0`, and a softmax
 # subtracts the largest *real* score. Functions that are not analytic need `method="difference"`.
 
 

@@ -150,7 +150,7 @@ def mean_over_masks(old, new, z: float, draws: int) -> np.ndarray:
     total = np.zeros_like(old)
     for _ in range(draws // 1000):
         keep, _ = Zoneout(states=z).masks(1000, len(old), 1, rng, dtype=np.float64)  # (1000, H, 1)
-        total += zone_out(old, new, keep).sum(axis=0)
+        total += (keep * old + (1 - keep) * new).sum(axis=0)  # the one line, for 1,000 masks at once
     return total / draws
 
 

@@ -47,7 +47,9 @@ class Optimizer:
         Number of updates so far.
     averages : list of tuples of arrays
         For each parameter, arrays of its shape that are carried from step to step, in the order of ``AVERAGES``,
-        which has their names. They start at zero.
+        which has their names. They start at zero. Those of float16 parameters are float32.
+
+    With float16 parameters all is computed in float32, and only the new parameters are rounded.
 
     Raises ValueError for a negative ``clip``, an unknown ``clip_what``, or parameters that share an array.
     """
@@ -68,7 +70,10 @@ class Optimizer:
         self.clip = clip
         self.clip_what = clip_what
         self.steps = 0
-        self.averages = [tuple(array_module(p.data).zeros_like(p.data) for _ in self.AVERAGES) for p in self.parameters]
+        self.averages = [
+            tuple(array_module(p.data).zeros_like(_at_least_float32(p.data)) for _ in self.AVERAGES)
+            for p in self.parameters
+        ]
 
     def update(self, g: Array, *averages: Array) -> Array:
         """The step for a parameter, or a piece of one, with the gradient g. Changes its averages in place."""
@@ -90,11 +95,11 @@ class Optimizer:
             if p.grad is None:
                 raise ValueError(f"parameter {k} of shape {p.shape} has no gradient: call backward() first")
         arrays = [p.data for p in self.parameters]
-        gradients = [p.grad for p in self.parameters]
+        gradients = [_at_least_float32(p.grad) for p in self.parameters]
         for p in self.parameters:
             p.grad = None
 
-        kernels = kernels_for(arrays[0])
+        kernels = kernels_for(gradients[0])
         norm = kernels.norm(gradients)
         if isinstance(norm, float) and not math.isfinite(norm):
             return norm
@@ -104,7 +109,7 @@ class Optimizer:
             for p_piece, step in self._updates(arrays, gradients, factor):
                 p_piece -= step
         else:
-            steps = [array_module(p).empty_like(p) for p in arrays]
+            steps = [array_module(g).empty_like(p, dtype=g.dtype) for p, g in zip(arrays, gradients, strict=True)]
             for piece, step in self._updates(steps, gradients, kernels.clip_factor(norm, 0.0)):
                 piece[...] = step
             factor = kernels.clip_factor(kernels.norm(steps), self.clip)
@@ -369,6 +374,11 @@ def decayed(learning_rate: float, epoch: int, *, divide_by: float = 1.0, after: 
 def _check_below_one(name: str, value: float) -> None:
     if not 0 <= value < 1:
         raise ValueError(f"{name} must be in [0, 1), got {value}")
+
+
+def _at_least_float32(array: Array) -> Array:
+    """The array itself; of float16, a copy in float32."""
+    return array.astype(np.result_type(array.dtype, np.float32), copy=False)
 
 
 def _pieces(*arrays: Array) -> Iterator[list[Array]]:

@@ -27,8 +27,21 @@ def zone_out(old: Any, new: Any, keep: Any) -> Any:
         The previous state and the candidate for the next one.
     keep : broadcastable to (H, B), or None
         1 where the old value stays, 0 where the new one is taken, in between a mixture; None: no zoneout.
+
+    Raises ValueError when old and new differ in shape, or when the mask does not broadcast to it.
     """
+    before, after = (getattr(state, "shape", ()) for state in (old, new))
+    if before != after:
+        raise ValueError(f"old and new must have the same shape (H, B), got {before} and {after}")
+    check_mask(keep, after, "(H, B)")
     return new if keep is None else keep * old + (1 - keep) * new
+
+
+def check_mask(mask: Any, shape: tuple[int, ...], axes: str) -> None:
+    """Raise ValueError unless the mask broadcasts to ``shape`` without making it larger; ``axes`` are its names."""
+    found = getattr(mask, "shape", ())  # of a number, or None
+    if len(found) > len(shape) or any(n not in (1, m) for n, m in zip(found[::-1], shape[::-1], strict=False)):
+        raise ValueError(f"a mask of shape {found} does not broadcast to {axes} = {shape}")
 
 
 def check_probability(name: str, p: float) -> None:

@@ -237,14 +237,35 @@ def test_step_returns_the_norm_of_the_gradient_before_clipping(kind, clipping):
     assert norm == pytest.approx(np.linalg.norm(flat(gradients(0))), rel=1e-14)
 
 
-def test_norm_of_a_float16_gradient_is_summed_in_float32():
+@pytest.mark.parametrize("clipping", [{}, {"clip": 1.0, "clip_what": "step"}, {"clip": 1.0, "clip_what": "gradient"}])
+@pytest.mark.parametrize("size", [300.0, 1e-4])
+@all_kinds
+def test_float16_parameters_move_as_the_formula_says(kind, size, clipping):
     """The square of 300 is more than the largest float16, and the square of 1e-4 less than the smallest."""
-    for size in (300.0, 1e-4):
-        p = Tensor(np.zeros(1000, np.float16))
-        p.grad = np.full(1000, size, np.float16)
-        norm = SGD([p], 1e-3).step()
-        assert norm == pytest.approx(1000**0.5 * size, rel=1e-3)
-        assert p.data.any() and p.dtype == np.float16
+    start = np.array([0.5, -1.0, 2.0, 0.25])
+    grads = [(size * factor * np.array([1, -1, 1, 0.5])).astype(np.float16) for factor in (1, 0.5, 1)]
+    rates = [0.02 * (1 / size if kind in (SGD, Momentum) else 1)] * 3  # so that the steps are not huge
+    expected, _ = by_hand(kind, [start], [[np.float64(g)] for g in grads], rates, **clipping)
+    p = Tensor(start.astype(np.float16))
+    optimizer = kind([p], rates[0], **clipping)
+    for g in grads:
+        p.grad = g
+        assert optimizer.step() == pytest.approx(float(np.linalg.norm(np.float64(g))), rel=1e-6)
+    assert p.dtype == np.float16
+    tolerance = 3 * np.finfo(np.float16).eps * abs(start).max()  # three roundings of the parameters
+    np.testing.assert_allclose(p.data, expected[0], rtol=0, atol=tolerance)
+    assert all(average.dtype == np.float32 for averages in optimizer.averages for average in averages)
+
+
+@all_kinds
+def test_a_float32_gradient_whose_square_overflows_is_reported_and_changes_nothing(kind):
+    """Adam's v would be infinite and the parameter would stand still for ever; so the run ends as diverged."""
+    p = Tensor(np.ones(4, np.float32))
+    optimizer = kind([p], 0.1, clip=1.0)
+    p.grad = np.full(4, 1e25, np.float32)
+    with np.errstate(over="ignore"):
+        assert optimizer.step() == math.inf
+    assert_same({"": p.data}, {"": np.ones(4, np.float32)}, 0)
 
 
 @all_kinds

@@ -24,10 +24,11 @@ from tests.runs.test_torch_names import MODELS, PLAIN, noisy
 from tests.test_parity import RECORDED, TOLERANCES, UPDATES, experiment_in, our_losses
 
 torch = pytest.importorskip("torch")
+from minizone.runs.torch_model import Model  # noqa: E402  (it needs PyTorch)
 
 
 class CharacterModel(torch.nn.Module):
-    """The module in the head of minizone/runs/torch_names.py; for a simple network without c0."""
+    """`torch.nn.LSTM` with an output layer, which exported weights fit; for a simple network without c0."""
 
     def __init__(self, V: int, H: int, layers: int = 1, kind: Any = torch.nn.LSTM):
         super().__init__()
@@ -50,21 +51,6 @@ def as_tensors(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     return {name: torch.tensor(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
 
-def zoneout_scores(model: CharacterModel, tokens: Any, keep_h: Any, keep_c: Any) -> Any:
-    """Scores (T, B, V) of one layer, by the equations of the paper; masks (T, B, H)."""
-    (h,), (c,) = model.start(tokens.shape[1])
-    rnn, outputs = model.rnn, []
-    for t, token in enumerate(tokens):
-        a = rnn.weight_ih_l0.t()[token] + h @ rnn.weight_hh_l0.t() + rnn.bias_ih_l0  # (B, 4H)
-        i, f, g, o = a.chunk(4, 1)
-        new_c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        new_h = torch.sigmoid(o) * torch.tanh(new_c)
-        h = keep_h[t] * h + (1 - keep_h[t]) * new_h
-        c = keep_c[t] * c + (1 - keep_c[t]) * new_c
-        outputs.append(h)
-    return model.output(torch.stack(outputs))
-
-
 def clipped_adam_step(optimizer: Any, parameters: list[Any], update: int, clip: float) -> None:
     """`torch.optim.Adam`, with epsilon added where the authors add it, and its step shortened to the norm ``clip``."""
     optimizer.param_groups[0]["eps"] = 1e-8 / (1 - 0.999**update) ** 0.5
@@ -80,16 +66,18 @@ def their_losses(experiment: CharPTB, weights: dict[str, np.ndarray]) -> tuple[l
     """The same in PyTorch, from the same weights, with the masks that our layer draws from its keyed stream."""
     settings, losses = experiment.settings, []
     V, H = weights["output.weight"].shape
-    model = CharacterModel(V, H).to(torch.tensor(weights["h0"]).dtype)
-    model.load_state_dict(as_tensors(weights))
+    rnn = {"cell": "lstm", "input_size": V, "hidden_size": H, "z_cells": [0.5], "z_states": [0.05]}
+    model = Model(rnn, V, images=False, embedding=False, learned_state=True, input_drop=0.0)
+    model.to(torch.tensor(weights["h0"]).dtype).load_state_dict(as_tensors(weights))
     model.rnn.bias_hh_l0.requires_grad_(False)  # one bias, as in the paper
     learned = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(learned, lr=settings.learning_rate)
     layer = experiment.model.rnn.layers[0]
     for update, (tokens, targets) in zip(range(1, UPDATES + 1), experiment.batches(1), strict=False):
         drawn = layer.masks(*tokens.shape, stream(settings.seed, "noise", 1, update))
-        masks = (torch.tensor(drawn[name].transpose(0, 2, 1).copy()) for name in ("keep_h", "keep_c"))
-        scores = zoneout_scores(model, torch.tensor(tokens.astype(np.int64)), *masks)
+        masks = [torch.tensor(drawn[name].transpose(0, 2, 1).copy()) for name in ("keep_h", "keep_c")]
+        model.rnn.masks = lambda k, T, B, masks=masks: masks
+        scores, _ = model(torch.tensor(tokens.astype(np.int64)))
         wanted = torch.tensor(targets.astype(np.int64))
         loss = torch.nn.functional.cross_entropy(scores.reshape(-1, V), wanted.reshape(-1))
         optimizer.zero_grad()
@@ -169,25 +157,6 @@ def test_words_are_rows_of_an_embedding_in_torch():
     words = np.arange(6).reshape(3, 2)
     found = theirs(torch.tensor(words)).numpy().transpose(0, 2, 1)
     assert np.array_equal(found, model.embedding(words).data)
-
-
-def test_the_example_in_the_head_of_export_runs():
-    """The class that is written there, loaded with what is written of it."""
-    import minizone.runs.torch_names as module
-
-    lines = (module.__doc__ or "").split("like this one")[1].split("\n\n")
-    code = "\n".join(line.removeprefix("    ") for part in lines[1:3] for line in part.splitlines())
-    names: dict[str, Any] = {"torch": torch}
-    exec(code, names)
-    model = noisy(CharPTB, PLAIN)
-    translated = to_torch(model.state_dict())
-    V, H = translated["output.weight"].shape
-    written, own = names["Model"](V, H), CharacterModel(V, H)
-    for each in (written, own):
-        each.load_state_dict(as_tensors(translated))
-    tokens = torch.arange(12).reshape(4, 3)
-    with torch.no_grad():
-        assert torch.equal(written(tokens), own(tokens))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from minizone.autograd.tensor import Function, Index, Operand, Tensor
+from minizone.autograd.tensor import Function, Index, Operand, Tensor, sum_in_float32
 from minizone.backend import Array, array_module
 from minizone.kernels import kernels_for
 from minizone.kernels.stacks import columns
@@ -175,16 +175,22 @@ class Stack(Function):
 
 
 class Sum(Function):
-    """The sum over one axis, several axes or (None) all axes."""
+    """The sum, or the mean, over one axis, several axes or (None) all axes. float16 is summed in float32."""
 
-    def __init__(self, axis: int | tuple[int, ...] | None, keepdims: bool):
-        self.axis, self.keepdims = axis, keepdims
+    def __init__(self, axis: int | tuple[int, ...] | None, keepdims: bool, mean: bool = False):
+        self.axis, self.keepdims, self.mean = axis, keepdims, mean
 
     def forward(self, x: Array) -> Array:
         self.shape = x.shape
-        return x.sum(axis=self.axis, keepdims=self.keepdims)
+        y = sum_in_float32(x, self.axis, self.keepdims)
+        if self.mean:
+            self.share = y.size / max(1, x.size)
+            y = y * self.share
+        return y.astype(x.dtype) if x.dtype == np.float16 else y
 
     def backward(self, gy: Array) -> Array:
+        if self.mean:
+            gy = gy * self.share
         xp = array_module(gy)
         if self.axis is not None and not self.keepdims and self.shape:
             axes = self.axis if isinstance(self.axis, tuple) else (self.axis,)
@@ -266,14 +272,14 @@ class Sigmoid(Function):
 
 
 class Relu(Function):
-    """``y = max(x, 0)``: x where its real part is positive, else 0."""
+    """``y = max(x, 0)``: 0 where the real part of x is at most 0, else x. dy/dx is 0 or 1. Both are NaN where x is."""
 
     def forward(self, x: Array) -> Array:
-        self.positive = x.real > 0
-        return array_module(x).where(self.positive, x, x.dtype.type(0))  # x * positive would be NaN for -inf
+        self.y = array_module(x).where(x.real <= 0, x.dtype.type(0), x)  # a product would be NaN for -inf
+        return self.y
 
     def backward(self, gy: Array) -> Array:
-        return gy * self.positive
+        return gy * array_module(gy).where(self.y.real > 0, self.y.dtype.type(1), self.y)  # here y is 0 or NaN
 
 
 class SoftmaxCrossEntropy(Function):
@@ -281,21 +287,39 @@ class SoftmaxCrossEntropy(Function):
 
     scores (T, V, B) or (V, B), integer targets (T, B) or (B,).
     dy/dscores = (softmax(scores) - one_hot(targets)) / (T B).
+    With ``ignore_index`` only the N targets that differ from it count: N in place of T B, and 0 where one does not.
     """
 
+    def __init__(self, ignore_index: int | None = None):
+        self.ignore_index = ignore_index
+
     def forward(self, scores: Array, targets: Array) -> Array:
+        if scores.ndim < 2:
+            raise ValueError(f"scores must be (T, V, B) or (V, B), got {scores.shape}")
         if targets.shape != scores.shape[:-2] + scores.shape[-1:]:
             raise ValueError("targets must have the shape of the scores without the axis of the classes")
         if targets.dtype.kind not in "iu":
             raise TypeError(f"SoftmaxCrossEntropy: targets must be integers, got {targets.dtype}")
         if not targets.size:
             raise ValueError("a mean needs at least one column")
-        self.kernels, self.targets = kernels_for(scores), targets
-        self.p, loss = self.kernels.cross_entropy_forward(scores, targets)
-        return loss
+        xp, self.dtype = array_module(scores), scores.dtype
+        scores = scores.astype(xp.result_type(self.dtype, np.float32), copy=False)  # float16 is summed in float32
+        self.kernels, self.targets, self.counted = kernels_for(scores), targets, None
+        if self.ignore_index is not None:
+            self.counted, self.n = self.kernels.which_count(targets, self.ignore_index)
+            self.targets = xp.where(self.counted, targets, 0)
+        self.p, nats = self.kernels.cross_entropy_forward(scores, self.targets)  # (T, V, B) and (T, B)
+        if self.counted is None:
+            return nats.mean().astype(self.dtype, copy=False)
+        return (xp.where(self.counted, nats, 0).sum() / self.n).astype(self.dtype, copy=False)
 
     def backward(self, gy: Array) -> tuple[Array, None]:
-        return self.kernels.cross_entropy_backward(self.p, self.targets, gy), None
+        xp, n = array_module(gy), self.targets.size if self.counted is None else self.n
+        scale = (gy.astype(self.p.dtype, copy=False) / n).astype(self.p.dtype, copy=False)  # ()
+        gx = self.kernels.cross_entropy_backward(self.p, self.targets, scale)
+        if self.counted is not None:
+            gx = xp.where(xp.expand_dims(self.counted, -2), gx, 0)  # a product would be NaN where a score is
+        return gx.astype(self.dtype, copy=False), None
 
 
 def add(a: Operand, b: Operand) -> Tensor:
@@ -356,8 +380,7 @@ def sum(x: Tensor, axis: int | tuple[int, ...] | None = None, keepdims: bool = F
 
 def mean(x: Tensor, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
     """The mean over one axis, several axes or (None) all axes; with ``keepdims`` these stay, of length 1."""
-    total = sum(x, axis, keepdims)
-    return total * (total.data.size / max(1, x.data.size))
+    return Sum(axis, keepdims, mean=True)(x)
 
 
 def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -391,19 +414,27 @@ def sigmoid(x: Tensor) -> Tensor:
 
 
 def relu(x: Tensor) -> Tensor:
-    """``max(x, 0)``, elementwise."""
+    """``max(x, 0)``, elementwise; where x is NaN, so are the result and the gradient."""
     return Relu()(x)
 
 
-def softmax_cross_entropy(scores: Tensor, targets: Array) -> Tensor:
+def softmax_cross_entropy(scores: Tensor, targets: Array, ignore_index: int | None = None) -> Tensor:
     """The mean of ``-log softmax(scores[t, :, n])[targets[t, n]]`` over all t and n, in nats; divide by ln 2 for bits.
 
-    scores (T, V, B) or (V, B), with integer targets (T, B) or (B,) from 0 to V - 1; the result has the shape ().
+    With ``ignore_index``, the mark of padding, it is the mean over the N pairs t, n that count:
 
-    Raises ValueError for targets of another shape or none at all, TypeError for targets that are not integers, and on
-    the CPU IndexError for a target that is not a class.
+        1 / N sum over t, n with targets[t, n] != ignore_index of -log softmax(scores[t, :, n])[targets[t, n]]
+
+    The gradient of the scores of the other pairs is 0, whatever these scores are.
+
+    scores (T, V, B) or (V, B), with integer targets (T, B) or (B,) from 0 to V - 1, or ``ignore_index``, which may be
+    any integer; the result has the shape () and the dtype of the scores. float16 is summed in float32.
+
+    Raises ValueError for scores or targets of another shape or no target at all, TypeError for targets that are not
+    integers, and on the CPU IndexError for a target that is neither a class nor ``ignore_index``, and ValueError when
+    none counts. On a GPU, where to look is to wait, the loss is NaN in both cases; when none counts the gradient is 0.
     """
-    return SoftmaxCrossEntropy()(scores, targets)
+    return SoftmaxCrossEntropy(ignore_index)(scores, targets)
 
 
 # The operators and methods of Tensor. They are attached here, as this file imports tensor.py and not the reverse.

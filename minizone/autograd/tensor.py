@@ -370,4 +370,9 @@ def _undo_broadcast(g: Array, shape: tuple[int, ...]) -> Array:
         return g
     new = g.ndim - len(shape)  # number of axes added on the left
     repeated = [new + k for k, n in enumerate(shape) if n == 1 and g.shape[new + k] != 1]
-    return g.sum(axis=(*range(new), *repeated), keepdims=True).reshape(shape)
+    return sum_in_float32(g, (*range(new), *repeated), True).reshape(shape).astype(g.dtype, copy=False)
+
+
+def sum_in_float32(x: Array, axis: int | tuple[int, ...] | None, keepdims: bool) -> Array:
+    """``x.sum(axis, keepdims)``; of float16, which is exact to 2,048 only, in float32."""
+    return x.sum(axis=axis, keepdims=keepdims, dtype=np.float32 if x.dtype == np.float16 else None)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import tyro
 
-from minizone.commands.flags import parse
+from minizone.commands.flags import file_to_write, parse
 from minizone.conformance import conform, load, table
 from minizone.runs.files import write_whole
 
@@ -25,11 +24,11 @@ class Conformance:
 
 def main(arguments: list[str]) -> int:
     settings = parse(Conformance, arguments, "conformance")
+    file = file_to_write(settings.save) if settings.save else None
     results = conform(load(settings.adapter))
     text = table(results)
     print(text, end="")
-    if settings.save:
-        file = Path(settings.save)
+    if file:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, f"python run.py conformance {settings.adapter}\n\n{text}".encode())
     failed = any(result.status == "FAIL" for result in results)

@@ -1,58 +1,189 @@
-"""`run.py export RUN`: the best weights of a run as a state dict of PyTorch."""
+"""`run.py export RUN`: the best weights of a run as a state dict of PyTorch, and the module that they fit."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import tyro
 
-from minizone.commands.flags import parse
+from minizone.autograd.tensor import Tensor
+from minizone.backend import Array
+from minizone.commands.flags import file_to_write, parse
+from minizone.commands.train import TASKS, settings_of_run
 from minizone.errors import UserError
-from minizone.runs import files
-from minizone.runs.torch_names import to_torch
+from minizone.experiments.pmnist import PMNISTSettings
+from minizone.experiments.settings import RecurrentSettings, TextSettings
+from minizone.runs import files, torch_names
+from minizone.runs.experiment import Experiment
 
 NOT_IN_TORCH = (  # settings that change what a trained network computes in evaluation, and that PyTorch does not have
     "z_prob_cells", "z_prob_states", "drop_prob_igates", "input_drop", "output_gate", "ogates_zoneout", "static_mask",
     "summarize",
 )  # fmt: skip
 OFF = (0.0, "0", "0.0", "plain", None)  # their values without an effect; False is 0.0
+MODULE = "torch_model.py"
+TOLERANCE = 1e-4  # of --check, relative
 
 
 @dataclass(frozen=True)
 class Export:
-    """Write the best weights of a run as a state dict of torch.nn.LSTM (or RNN), Linear and Embedding, in safetensors.
+    """Write the best weights of a run as a state dict of PyTorch, in safetensors, and beside it torch_model.py.
 
-    The head of minizone/runs/torch_names.py shows the PyTorch module that it fits, and says where h0, c0 and the
-    zoneout probabilities are. To read the file back: --load-path FILE of the same task.
+    torch_model.py is the model in PyTorch, with zoneout in training and its expectation in evaluation; its head says
+    how it is used. Without zoneout, the weights fit torch.nn.LSTM too. To read the file back: --load-path FILE of the
+    same task.
     """
 
     run: tyro.conf.Positional[str]
     """The folder of the run."""
     out: str | None = None
     """The file; without it torch.safetensors in the folder of the run."""
+    check: bool = False
+    """Test the model in PyTorch on the test data of the run, and compare with summary.json. Status 1: they differ."""
 
 
 def main(arguments: list[str]) -> int:
     settings = parse(Export, arguments, "export")
     run = Path(settings.run)
-    print(export(run, Path(settings.out) if settings.out else run / "torch.safetensors"))
-    return 0
+    out = file_to_write(settings.out or str(run / "torch.safetensors"))
+    if not settings.check:
+        print(export(run, out))
+        return 0
+    torch_model = import_torch_model()
+    experiment, expected = run_to_compare(run)
+    print(export(run, out))
+    experiment.model = InTorch(torch_model.load(out))
+    differ = False
+    for name, value in experiment.test().items():
+        same = math.isclose(value, expected[name], rel_tol=TOLERANCE)
+        print(f"{name}: minizone {expected[name]:.6f}, PyTorch {value:.6f}{'' if same else ', which differ'}")
+        differ = differ or not same
+    return 1 if differ else 0
 
 
 def export(run: Path, out: Path) -> str:
-    """Write the best parameters of a run in PyTorch's names; returns a sentence about the file."""
-    config = files.read_json(run / "config.json")
-    settings = config["settings"]
+    """Write the best parameters of a run in PyTorch's names, and the module; returns a sentence about the files."""
+    task, settings = settings_of_run(run)
     parameters, _ = files.load_arrays(run / "best.safetensors")
     try:
-        translated = to_torch(parameters)
+        arrays = torch_names.to_torch(parameters)
     except ValueError as error:
         raise UserError(f"cannot export {run}: {error}") from None
-    module = "torch.nn.LSTM" if settings["rnn_type"] == "lstm" else f"torch.nn.RNN, {settings['activation']}"
-    evaluation = {name: settings[name] for name in NOT_IN_TORCH if settings.get(name) not in OFF}
-    files.save_arrays(out, translated, module=module, task=config["task"], evaluation=evaluation)
-    if not evaluation:
-        return f"{out}: {module}"
-    flags = ", ".join(f"--{name.replace('_', '-')} {value}" for name, value in evaluation.items())
-    return f"{out}: {module}; it needs {flags} in evaluation too, which PyTorch's does not have"
+    assert isinstance(settings, RecurrentSettings)  # it has recurrent layers
+    evaluation = {name: getattr(settings, name) for name in NOT_IN_TORCH if getattr(settings, name, None) not in OFF}
+    layers = {
+        "lstm": "torch.nn.LSTM",
+        "gru": "a GRU that resets before the product, unlike torch.nn.GRU",
+        "rnn": f"torch.nn.RNN, {settings.activation}",
+    }
+    sentence = f"{out}: {layers[settings.rnn_type]}"
+    if evaluation:
+        flags = ", ".join(f"--{name.replace('_', '-')} {value}" for name, value in evaluation.items())
+        sentence += f"; it needs {flags} in evaluation too"
+    metadata: dict[str, Any] = {"module": layers[settings.rnn_type], "task": task, "evaluation": evaluation}
+    if not isinstance(settings, TextSettings | PMNISTSettings):
+        files.save_arrays(out, arrays, **metadata)
+        return f"{sentence}; there is no module for {task}"
+
+    source = Path(torch_names.__file__).with_name(MODULE).read_bytes()
+    module = out.with_name(MODULE)
+    if module.exists() and module.read_bytes() != source:
+        raise UserError(f"{module} exists and is another file: move it, or give another folder with --out")
+    if settings.static_mask:
+        arrays |= static_masks(TASKS[task](settings))
+    files.save_arrays(out, arrays, **metadata, model=arguments_of_model(settings, arrays))
+    files.write_whole(module, source)
+    return f"{sentence}; {module} loads it"
+
+
+def arguments_of_model(settings: TextSettings | PMNISTSettings, arrays: dict[str, Array]) -> dict[str, Any]:
+    """The arguments of `minizone.runs.torch_model.Model`."""
+    V, H = arrays["output.weight"].shape
+    return {
+        "rnn": {
+            "cell": settings.activation if settings.rnn_type == "rnn" else settings.rnn_type,
+            "input_size": arrays["rnn.weight_ih_l0"].shape[1],
+            "hidden_size": H,
+            "z_cells": settings.per_layer("z_prob_cells"),
+            "z_states": settings.per_layer("z_prob_states"),
+            "drop_inputs": settings.per_layer("drop_prob_igates"),
+            "dropout": settings.dropout,
+            "variational": settings.variational_dropout,
+            "shared": settings.share_mask,
+            "whole_layer": settings.stoch_depth,
+            "gaussian": settings.gaussian_drop,
+            "static_steps": len(arrays["rnn.keep_h_l0"]) if settings.static_mask else 0,
+            "output_gate": "authors" if settings.ogates_zoneout else settings.output_gate,
+        },
+        "classes": V,
+        "images": isinstance(settings, PMNISTSettings),
+        "embedding": "embedding.weight" in arrays,
+        "learned_state": "h0" in arrays,
+        "input_drop": settings.input_drop,
+        "noise": getattr(settings, "noise", 0.0),
+        "summarize": getattr(settings, "summarize", False),
+    }
+
+
+def static_masks(experiment: Experiment) -> dict[str, np.ndarray]:
+    """The static masks of every layer, ``rnn.keep_h_l0`` and so on, each (n, 1, H)."""
+    masks = {}
+    for k, layer in enumerate(experiment.model.rnn.layers):
+        n, H = layer.zoneout.static_steps, 1 if layer.zoneout.whole_layer else layer.W_h.shape[1]
+        found = layer.masks(n, 1, None)
+        for name in ("keep_h", "keep_c"):
+            masks[f"rnn.{name}_l{k}"] = found.get(name, np.zeros((n, H, 1), np.float32)).transpose(0, 2, 1)
+    return masks
+
+
+# ---- --check
+
+
+def import_torch_model() -> Any:
+    """The module `minizone.runs.torch_model`; UserError without PyTorch."""
+    try:
+        from minizone.runs import torch_model
+    except ImportError as error:
+        raise UserError(f"--check needs PyTorch, and {error.name} is not installed: pip install torch") from None
+    return torch_model
+
+
+def run_to_compare(run: Path) -> tuple[Experiment, dict[str, float]]:
+    """The experiment of a run, on the CPU, and its summary; UserError without one, or for other data."""
+    task, settings = settings_of_run(run)
+    if not isinstance(settings, TextSettings | PMNISTSettings):
+        raise UserError(f"--check is for language models and pmnist, and {run} is a run of {task}")
+    if not (run / "summary.json").exists():
+        raise UserError(f"{run} has not ended, so there is no result to compare with: go on with it with --resume")
+    experiment = TASKS[task](replace(settings, device="cpu"))
+    tested, data = files.read_json(run / "config.json")["dataset"], experiment.data
+    if tested != {"name": data.name, "sha256": data.sha256}:
+        raise UserError(
+            f"{run} was tested on {tested['name']}, which is not the {data.name} here: set MINIZONE_DATA to its folder"
+        )
+    return experiment, files.read_json(run / "summary.json")
+
+
+class InTorch:
+    """A model in PyTorch in the place of an experiment's own, whose examples are columns."""
+
+    normalized_layers = ()  # of pmnist
+
+    def __init__(self, model: Any):
+        self.model = model
+
+    def __call__(self, x: np.ndarray, state: Any = None) -> tuple[Tensor, Any]:
+        """The scores (T, V, B), or (V, B), of tokens (T, B) or pixels (T, 1, B), and the states of PyTorch.
+
+        A language model takes the last of all states of each layer, and gives them back: here of one layer, one state.
+        """
+        import torch
+
+        inputs = torch.tensor(x.astype(np.int64) if x.ndim == 2 else x.transpose(0, 2, 1))
+        with torch.no_grad():
+            scores, last = self.model(inputs, state and state[0])
+        return Tensor(scores.numpy().swapaxes(-1, -2)), [tuple(s[None] for s in last)]

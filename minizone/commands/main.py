@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
+import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from contextlib import suppress
+from typing import NoReturn, TextIO
 
 from minizone.commands import conformance, export, plot, report, sample, train
 from minizone.commands.train import TASKS
@@ -20,12 +23,13 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "conformance": conformance.main,
     "export": export.main,
 }
+LEAST_COLUMNS = 50  # of --help: tyro never ends in 5, and has a letter in each line in 24
 USAGE = """usage: python run.py TASK [flags]          train; the flags of a task: python run.py TASK --help
        python run.py plot RUN [RUN ...]    learning curves of runs
        python run.py report [RUNS_DIR]     tables of runs
        python run.py sample RUN            text from a trained language model
        python run.py conformance MODULE:ADAPTER    is THIS a correct zoneout? (minizone/conformance/__init__.py)
-       python run.py export RUN            best weights of a run in PyTorch's names; --load-path takes them back
+       python run.py export RUN            weights and model of a run for PyTorch; --load-path takes them back
 
 tasks (sections of the paper):
   char-ptb    character-level language model on Penn Treebank (4.1.1)
@@ -44,23 +48,30 @@ tasks (sections of the paper):
 def main(arguments: list[str]) -> int:
     """Run one command.
 
-    Returns the exit status: 0, 1 for an implementation that is not conformant, 2 for an error that the user can
-    correct, 128 + n for signal n.
+    Returns the exit status: 0, 1 for an implementation that is not conformant or an export that differs, 2 for an error
+    that the user can correct, 128 + n for signal n; 141, that of SIGPIPE, when the reader of standard output has gone,
+    as in `| head`.
     """
     try:
         return run_command(arguments)
+    except SystemExit as end:
+        if end.code:
+            raise
+        return 0  # after --help
     except UserError as error:
-        return print_error(str(error))
-    except BrokenPipeError:  # `run_and_exit` handles it
-        raise
-    except OSError as error:  # a name that is too long, a folder without permission, ...
+        print_sentence(str(error), sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 141
+    except OSError as error:  # a name that is too long, a folder without permission, a full disk behind `>`, ...
         reason = error.strerror or str(error)
-        return print_error(f"{reason}: {error.filename}" if error.filename else reason)
+        print_sentence(f"{reason}: {error.filename}" if error.filename else reason, sys.stderr)
+        return 2
     except KeyboardInterrupt:
-        print("run.py: stopped; if there was a checkpoint it is whole, and --resume goes on from it")
+        print_sentence("stopped; if there was a checkpoint it is whole, and --resume goes on from it", sys.stdout)
         return 130
     except Interrupted as stop:
-        print(f"run.py: {stop}")
+        print_sentence(str(stop), sys.stdout)
         return stop.status
 
 
@@ -82,20 +93,33 @@ def run_command(arguments: list[str]) -> int:
     )
 
 
-def print_error(sentence: str) -> int:
-    """Print a sentence on stderr, in one line; returns the exit status 2."""
-    print(f"run.py: {' '.join(sentence.split())}", file=sys.stderr)
-    return 2
+def print_sentence(sentence: str, stream: TextIO) -> None:
+    """Print a sentence in one line, or nothing when the stream cannot be written."""
+    with suppress(OSError):
+        print(f"run.py: {' '.join(sentence.split())}", file=stream)
 
 
 def run_and_exit() -> NoReturn:
-    """`main` with the arguments of this process, which ends with its status."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # for file names that are not UTF-8
+    """`main` with the arguments of this process, which ends with its status.
+
+    No traceback comes from standard output or standard error that is closed, full or without a reader, nor from Ctrl-C
+    before, during and after `main`. Each line is written when it is complete, also into a file or a pipe.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as by `>&-`
+            setattr(sys, name, open(os.devnull, "w", errors="backslashreplace"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):  # backslashes for file names that are not UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
+    os.environ["COLUMNS"] = str(max(LEAST_COLUMNS, shutil.get_terminal_size().columns))
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a KeyboardInterrupt: the command can clean up
         status = main(sys.argv[1:])
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader of the pipe has ended, as in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 141
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # no traceback from the end of the interpreter
+    except KeyboardInterrupt:  # the second in `main`, or one between these lines
+        status = 130
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # what it holds is lost; the interpreter would try again, and complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(status)

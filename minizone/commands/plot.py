@@ -7,25 +7,28 @@ from pathlib import Path
 
 import tyro
 
-from minizone.commands.flags import parse
+from minizone.commands.flags import file_to_write, parse
 from minizone.errors import UserError
 from minizone.runs.plotting import plot_runs
 
 
 @dataclass(frozen=True)
 class Plot:
-    """Draw the learning curves of runs into one figure."""
+    """Draw the learning curves of runs into one figure; runs that differ in nothing but the seed are one curve."""
 
     runs: tyro.conf.Positional[tuple[str, ...]]
-    """Run folders."""
+    """Run folders, or JSON files that `run.py report --save` wrote."""
     out: str = "curves.png"
-    """The figure, PNG, PDF or SVG by its ending."""
+    """The figure, PNG, PDF or SVG by its ending; PNG, with .png added to the name, when it has none."""
 
 
 def main(arguments: list[str]) -> int:
     settings = parse(Plot, arguments, "plot")
     if not settings.runs:
         raise UserError("run.py plot needs at least one run folder")
-    plot_runs([Path(run) for run in settings.runs], Path(settings.out))
-    print(settings.out)
+    out = file_to_write(settings.out)
+    if not out.suffix:
+        out = out.with_name(f"{out.name}.png")
+    plot_runs([Path(run) for run in settings.runs], out)
+    print(out)
     return 0

@@ -1,4 +1,4 @@
-"""`run.py report [RUNS_DIR]`: tables of finished runs."""
+"""`run.py report [RUNS_DIR]`: finished runs as tables, as one HTML page, and as one JSON file a run."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import tyro
 
-from minizone.commands.flags import parse
-from minizone.runs.report import find_runs, report, save_run
+from minizone.commands.flags import file_to_write, parse
+from minizone.runs.report import report, save_runs, write_page
 
 
 @dataclass(frozen=True)
@@ -16,15 +16,23 @@ class Report:
     """Print the finished runs below a folder as tables; runs that differ in nothing but the seed share a row."""
 
     runs_dir: tyro.conf.Positional[str] = "runs"
-    """Folder to look for runs in."""
+    """Folder to look for runs in: run folders, and JSON files that --save wrote."""
+    html: str | None = None
+    """Also write one page that needs no other file: the tables, the learning curves, and text where a run has any."""
     save: str | None = None
-    """Also write each run, without its weights, as one JSON file into this folder."""
+    """Also write each run, without its weights, as one JSON file into this folder, in the subfolders of RUNS_DIR."""
 
 
 def main(arguments: list[str]) -> int:
     settings = parse(Report, arguments, "report")
-    print(report(Path(settings.runs_dir)), end="")
+    root = Path(settings.runs_dir)
+    page = None if settings.html is None else file_to_write(settings.html)
+    tables = report(root)
     if settings.save:
-        for run in find_runs(Path(settings.runs_dir)):
-            save_run(run, Path(settings.save))
+        save_runs(root, Path(settings.save))
+    if page:
+        write_page(root, page)
+    print(tables, end="")
+    if page:
+        print(f"\n{page}")
     return 0

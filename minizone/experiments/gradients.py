@@ -107,6 +107,7 @@ class Gradients(PMNIST):
 
 def norms_over_time(gradient: Array) -> np.ndarray:
     """L2 norm over units of a gradient (T, H, B), then the mean over examples: (T,)."""
+    gradient = gradient.astype(np.float64)  # the squares of a vanishing gradient would be 0 in float32
     norms = (gradient * gradient).sum(axis=1) ** 0.5  # (T, B)
     return to_host(norms.mean(axis=1))
 

@@ -255,8 +255,7 @@ class PMNIST(Experiment):
         labels = self.device.to_device(batch[1])  # (B,)
         scores, states = self.model(pixels, rng, record)
         loss = add_norm_stabilizer(softmax_cross_entropy(scores, labels), states, self.settings)
-        wrong = (scores.data.argmax(axis=0) != labels).mean()
-        return Measured(loss, wrong, len(labels))
+        return Measured(loss, are_wrong(scores.data, labels).mean(), len(labels))
 
     def validate(self) -> float:
         """Validation error. Batch normalization uses the moving averages of the statistics."""
@@ -285,7 +284,7 @@ class PMNIST(Experiment):
         """The share of images whose class with the largest score is wrong."""
         wrong = 0
         for scores, labels in self.class_scores(images):
-            wrong += int((scores.argmax(axis=0) != labels).sum())
+            wrong += int(are_wrong(scores, labels).sum())
         return wrong / len(images)
 
     def class_scores(self, images: Images) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -294,3 +293,8 @@ class PMNIST(Experiment):
             with no_grad():
                 scores, _ = self.model(self.device.to_device(pixels))
             yield to_host(scores.data), labels
+
+
+def are_wrong(scores: Array, labels: Array) -> Array:
+    """Whether the class with the largest score is not the label, for scores (10, B); True where a score is NaN."""
+    return (scores.argmax(axis=0) != labels) | array_module(scores).isnan(scores).any(axis=0)  # (B,)

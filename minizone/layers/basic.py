@@ -19,7 +19,7 @@ from minizone.zoneout import check_probability
 class Linear(Module):
     """``y[t] = W @ x[t] + b`` for x (T, D, B) or (D, B): class scores (T, V, B) from states (T, H, B).
 
-    Parameters W (V, D) and b (V,).
+    Parameters W (V, D) and b (V,). Raises ValueError for x of any other shape.
     """
 
     def __init__(
@@ -30,6 +30,9 @@ class Linear(Module):
         self.b = Parameter(np.zeros(output_size, dtype))
 
     def __call__(self, x: Tensor) -> Tensor:
+        V, D = self.W.shape
+        if x.ndim not in (2, 3) or x.shape[-2] != D:
+            raise ValueError(f"Linear: x must be (T, {D}, B) or ({D}, B) for W {(V, D)}, got {x.shape}")
         return self.W @ x + self.b.reshape(-1, 1)
 
 
@@ -37,6 +40,8 @@ class Embed(Function):
     """Columns of W (D, V) for tokens (T, B): x (T, D, B)."""
 
     def forward(self, W: Array, tokens: Array) -> Array:
+        if tokens.ndim != 2 or tokens.dtype.kind not in "iu":
+            raise ValueError(f"tokens must be integers (T, B), got {tokens.shape} of {tokens.dtype}")
         self.tokens, self.V = tokens, W.shape[1]
         self.kernels = kernels_for(W)
         self.kernels.check_tokens(tokens, self.V)
@@ -51,7 +56,7 @@ class Embed(Function):
 class Embedding(Module):
     """Tokens (T, B) to columns of numbers (T, D, B): ``x[t] = W[:, tokens[t]]``, W (D, V).
 
-    Raises IndexError for a token that is not in [0, V).
+    Raises IndexError for a token that is not in [0, V), ValueError for tokens that are not integers (T, B).
     """
 
     def __init__(
@@ -72,7 +77,8 @@ class Embedding(Module):
 class Dropout(Module):
     """``x * mask`` in training, for x (T, H, B), with masks of `dropout_mask`; x itself in evaluation (rng None).
 
-    ``variational``: one mask for all time steps (Gal and Ghahramani, 2016), instead of a fresh one for each.
+    ``variational``: one mask for all time steps (Gal and Ghahramani, 2016), instead of a fresh one for each. Raises
+    ValueError for x that is not (T, H, B) then.
     """
 
     def __init__(self, p: float, *, variational: bool = False):
@@ -80,5 +86,7 @@ class Dropout(Module):
         self.p, self.variational = p, variational
 
     def __call__(self, x: Tensor, rng: Generator | None = None) -> Tensor:
+        if self.variational and x.ndim != 3:
+            raise ValueError(f"variational dropout: x must be (T, H, B), got {x.shape}")
         mask = dropout_mask(self.p, (1, *x.shape[1:]) if self.variational else x.shape, rng, x.dtype)
         return x if mask is None else x * array_module(x.data).asarray(mask)

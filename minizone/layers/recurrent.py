@@ -86,6 +86,11 @@ class RecurrentLayer(Module):
 
         ``state``, (h, c) of an LSTM or (h,), each (H, B), is where the sequence starts; None: the initial one. ``rng``
         given means training, and masks are drawn from it; None means evaluation, and masks are their expectation.
+        Raises ValueError for x or states of another shape or number, IndexError for a token that is not below D.
+
+        To carry a state on to the next update, cut its graph: ``state = tuple(s.detach() for s in state)``. Gradients
+        would otherwise go back into the last minibatch, through weights that the optimizer has changed since, and
+        ``backward`` raises RuntimeError.
         """
         states = self.states(x, state, rng)
         return states[0], last_states(self, states, state)
@@ -98,12 +103,22 @@ class RecurrentLayer(Module):
         record: StateGradients | None = None,
     ) -> State:
         """As a call, but all states of the sequence, each (T, H, B); ``record`` as in `minizone.lstm`."""
-        start = state or self.initial_state(x.shape[-1])
+        start = self.start(state, x.shape[-1])
         return self.sequence(x, start, record=record, **self.masks(x.shape[0], x.shape[-1], rng))
 
     def sequence(self, x: Tensor | Array, start: State, **options: Any) -> State:
         """The function of this layer, from the states ``start``; ``options`` are its masks and ``record``."""
         raise NotImplementedError
+
+    def start(self, state: State | None, B: int) -> State:
+        """The states that a sequence starts from: those given, or the initial ones."""
+        if state is None:
+            return self.initial_state(B)
+        if not isinstance(state, tuple | list) or len(state) != len(self.state_names):
+            names = "(h, c)" if len(self.state_names) == 2 else "(h,)"
+            found = [s.shape for s in state] if isinstance(state, tuple | list) else type(state).__name__
+            raise ValueError(f"the state of {type(self).__name__} must be {names}, each (H, B), got {found}")
+        return state
 
     def initial_state(self, B: int) -> State:
         """The states before the first step, each (H, B)."""
@@ -214,7 +229,7 @@ class BNLSTM(LSTM):
         rng: Generator | None = None,
         record: StateGradients | None = None,
     ) -> State:
-        h, c = state or self.initial_state(x.shape[-1])
+        h, c = self.start(state, x.shape[-1])
         self.statistics.mean, self.statistics.variance = self.mean.data, self.variance.data  # they may have moved
         return bn_lstm(
             x, h, c, self.W_x, self.W_h, self.b, self.gamma_x, self.gamma_h, self.gamma_c, self.beta_c,
@@ -279,9 +294,12 @@ class Stack(Module):
     def __call__(
         self, x: Tensor | Array, state: list[State] | None = None, rng: Generator | None = None
     ) -> tuple[Tensor, list[State]]:
-        """``(h, states)``: what the last layer emits (T, H, B), and the last states of every layer."""
+        """``(h, states)``: what the last layer emits (T, H, B), and the last states of every layer.
+
+        ``state`` is a list with the states of each layer; ValueError unless there is one for each.
+        """
         h, states = self.states(x, state, rng)
-        before: Any = state or [None] * len(states)
+        before: Any = [None] * len(states) if state is None else state
         return h, [last_states(*each) for each in zip(self.layers, states, before, strict=True)]
 
     def states(
@@ -292,15 +310,19 @@ class Stack(Module):
         record: StateGradients | None = None,
     ) -> tuple[Tensor, list[State]]:
         """As a call, but all states (T, H, B) of every layer; ``record``, of the last one, as in `minizone.lstm`."""
+        before: Any = [None] * len(self.layers) if state is None else state
+        if len(before) != len(self.layers):
+            raise ValueError(f"state must be a list of {len(self.layers)}, one for each layer, got {len(before)}")
         states: list[State] = []
-        for k, layer in enumerate(self.layers):
+        for layer, start in zip(self.layers, before, strict=True):
             last = layer is self.layers[-1]
-            states.append(layer.states(self._drop(x, rng), state[k] if state else None, rng, record if last else None))
+            states.append(layer.states(self._drop(x, rng), start, rng, record if last else None))
             x = states[-1][0]
         return self._drop(x, rng), states
 
     def _drop(self, x: Tensor | Array, rng: Generator | None) -> Any:
         """Dropout of what is computed; raw inputs, arrays or tokens, stay as they are."""
-        for dropout in self.dropouts if isinstance(x, Tensor) else []:
-            x = dropout(x, rng)
+        if isinstance(x, Tensor) and x.dtype.kind not in "iu":
+            for dropout in self.dropouts:
+                x = dropout(x, rng)
         return x

@@ -69,8 +69,11 @@ def norm_stabilizer(states: Tensor) -> Tensor:
     """Mean over examples of sum_t (|s_t| - |s_{t-1}|)^2 / T, for the states s (T, H, B) of h or c.
 
     Krueger and Memisevic (2016), and as in the authors' code: the norms are over units, the state before the first step
-    does not count, so T states have T - 1 differences, divided by T. The paper's weight of this penalty is 50.
+    does not count, so T states have T - 1 differences, divided by T. The paper's weight of this penalty is 50. Raises
+    ValueError for states of another shape.
     """
+    if states.ndim != 3:
+        raise ValueError(f"norm_stabilizer: states must be (T, H, B), got {states.shape}")
     T, _, B = states.shape
     tiny = float(np.finfo(states.dtype).tiny)  # a norm of exactly 0 has no derivative
     norms = ((states * states).sum(axis=1) + tiny) ** 0.5  # (T, B)

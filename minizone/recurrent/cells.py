@@ -1,7 +1,8 @@
 """The readable references: one step of each cell, composed of primitive operations and differentiated by the tape.
 
 The sequence functions of `minizone.recurrent.lstm` compute the same with hand-written back-propagation through time;
-tests hold the two together, value by value and gradient by gradient.
+tests hold the two together, value by value and gradient by gradient. They raise the same ValueErrors for shapes and
+masks that do not fit.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from minizone.autograd.ops import relu, sigmoid, stack, tanh, unstack
 from minizone.autograd.tensor import Tensor
 from minizone.backend import Array, array_module
 from minizone.kernels.step import Mask
+from minizone.recurrent.bn_lstm import check_normalization
+from minizone.recurrent.sequence import check_shapes
 from minizone.recurrent.statistics import Statistics, parts
-from minizone.zoneout import zone_out
+from minizone.zoneout import check_mask, zone_out
 
 
 def lstm_cell(
@@ -39,6 +42,7 @@ def lstm_cell(
     h, c (H, B); W_x (4H, D); W_h (4H, H); b (4H,), rows in the order i, f, g, o; masks broadcastable to (H, B).
     Krueger et al. (2017), section 3.2: h~ is made from the candidate c~, not from the zoned-out c'.
     """
+    check_shapes(4, x, (h, c), W_x, W_h, b, step=True)
     i, f, g, o = lstm_gates(x, h, W_x, W_h, b, hidden_mask)
     new_c = f * c + times(input_mask, i * g)
     new_h = o * tanh(new_c)
@@ -74,8 +78,9 @@ def output_gate_cell(
     With d the input mask: "paper" h~ = (d o + (1-d) o_before) tanh(c~), "printed" h~ = ((1-d) o + d o_before) tanh(c~),
     "authors" h' = d h' + (1-d) f h after zoneout. Section 3.2 of the paper, and its code.
     """
+    check_shapes(4, x, (h, c) if o_before is None else (h, c, o_before), W_x, W_h, b, step=True)
     i, f, g, o = lstm_gates(x, h, W_x, W_h, b, hidden_mask)
-    new_c = f * c + input_mask * (i * g)
+    new_c = f * c + times(input_mask, i * g)
     share = {"paper": input_mask, "printed": 1 - input_mask, "authors": 1}[output_gate]
     mixed = o if o_before is None else share * o + (1 - share) * o_before
     new_h = zone_out(h, mixed * tanh(new_c), keep_h)
@@ -103,6 +108,7 @@ def gru_cell(
     W_x (3H, D), W_h (3H, H), b (3H,), rows in the order r, z, n; the reset comes before the product, as in the
     authors' code.
     """
+    check_shapes(3, x, (h,), W_x, W_h, b, step=True)
     H = h.shape[0]
     inputs, seen = project(x, W_x) + b.reshape(-1, 1), times(hidden_mask, h)
     gates = sigmoid(inputs[: 2 * H] + W_h[: 2 * H] @ seen)
@@ -129,6 +135,7 @@ def rnn_cell(
 
     x (D, B) or tokens (B,), h (H, B), W_x (H, D), W_h (H, H), b (H,); activation "tanh" or "relu".
     """
+    check_shapes(1, x, (h,), W_x, W_h, b, step=True)
     a = project(x, W_x) + W_h @ times(hidden_mask, h) + b.reshape(-1, 1)  # (H, B)
     return (zone_out(h, (tanh if activation == "tanh" else relu)(a), keep_h),)
 
@@ -197,7 +204,8 @@ def project(x: Tensor | Array, W_x: Tensor) -> Tensor:
 
 
 def times(mask: Mask, value: Tensor) -> Tensor:
-    """``mask * value``; None: no mask."""
+    """``mask * value``; None: no mask. The mask broadcasts to the value, (H, B)."""
+    check_mask(mask, value.shape, "(H, B)")
     return value if mask is None else mask * value
 
 
@@ -205,6 +213,8 @@ def _at_step(mask: Mask, t: int, T: int) -> Mask:
     """The mask of step t, from a mask that broadcasts to (T, H, B); anything else as it is."""
     if mask is None or getattr(mask, "ndim", 0) < 3:
         return mask
+    if mask.shape[0] not in (1, T):
+        raise ValueError(f"a mask of shape {mask.shape} does not broadcast to (T, H, B) with T = {T}")
     return mask[t] if mask.shape[0] == T else mask[0]
 
 
@@ -219,8 +229,11 @@ def batch_normalize(
     """``gamma * (s - mean) / sqrt(variance + epsilon) + beta``, row by row: Ioffe and Szegedy (2015).
 
     s (R, B); gamma (R, 1), beta (R, 1) or a number. ``mean`` and ``variance`` (R, 1) None: those of the B columns of s,
-    the variance being the mean of the squares, not divided by B - 1.
+    the variance being the mean of the squares, not divided by B - 1. Raises ValueError for other shapes.
     """
+    shapes = [getattr(v, "shape", ()) for v in (gamma, beta, mean, variance)]
+    if s.ndim != 2 or any(shape not in ((), (len(s), 1)) for shape in shapes):
+        raise ValueError(f"gamma, beta, mean, variance must be (R, 1) for s (R, B), got {shapes} for s {s.shape}")
     if mean is None:
         mean = s.mean(axis=1, keepdims=True)
         variance = ((s - mean) ** 2).mean(axis=1, keepdims=True)
@@ -257,10 +270,14 @@ def bn_lstm_cell(
     Arguments as in `lstm_cell`; gamma_x, gamma_h (4H,), gamma_c, beta_c (H,); ``mean`` and ``variance`` (9H, 1) of
     W_x x, W_h h and c~, one below the other, or None: those of the B columns. Cooijmans et al. (2017), section 3.
     """
+    check_shapes(4, x, (h, c), W_x, W_h, b, step=True)
     H = h.shape[0]
+    check_normalization(H, gamma_x, gamma_h, gamma_c, beta_c, None)
     b, gamma_x, gamma_h, gamma_c, beta_c = (v.reshape(-1, 1) for v in (b, gamma_x, gamma_h, gamma_c, beta_c))
     known = [(None, None)] * 3
     if mean is not None and variance is not None:
+        if not mean.shape == variance.shape == (9 * H, 1):
+            raise ValueError(f"mean and variance must be ({9 * H}, 1), got {mean.shape} and {variance.shape}")
         known = [(mean[rows], variance[rows]) for rows in parts(H)]
     inputs = batch_normalize(project(x, W_x), gamma_x, 0, *known[0], epsilon)
     a = inputs + batch_normalize(W_h @ times(hidden_mask, h), gamma_h, 0, *known[1], epsilon) + b  # (4H, B)

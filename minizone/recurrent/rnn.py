@@ -33,7 +33,7 @@ def rnn(
     W_x, W_h, b : (H, D), (H, H), (H,)
         Weights.
     activation : "tanh" or "relu"
-        "tanh" as in the paper, "relu" as in the authors' code.
+        "tanh" as in the paper, "relu" as in the authors' code. Either is NaN where its argument is, with its gradient.
 
     Returns
     -------

@@ -7,7 +7,7 @@ the weights are computed in a second thread. benchmarks/README.md says what each
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from types import ModuleType
@@ -22,6 +22,7 @@ from minizone.kernels.cpu.threads import follower
 from minizone.kernels.gpu.cuda import workspace
 from minizone.kernels.stacks import columns, parts_of
 from minizone.kernels.step import Gradients, Mask, Masks
+from minizone.zoneout import check_mask
 
 MOST_ONE_HOT = 256  # kinds of tokens up to which a product with one-hot columns beats sorting the tokens
 SMALL_STEP = 6e7  # multiplications of W_h in one time step below which one core is enough for the loop
@@ -81,9 +82,9 @@ class Recurrence(Function):
 
     def forward(self, x: Array, *arguments: Array) -> tuple[Array, ...]:
         initial, (W_x, W_h, b) = arguments[: self.n_states], arguments[self.n_states : self.n_states + 3]
+        check_shapes(self.gates, x, initial, W_x, W_h, b)
         (T, B), D, H = (x.shape[0], x.shape[-1]), W_x.shape[-1], W_h.shape[-1]
         xp, self.kernels = array_module(W_h), kernels_for(W_h)
-        check_shapes(self.gates, x, initial, W_x, W_h, b)
         self.is_tokens = x.dtype.kind in "iu"
         if self.is_tokens:
             self.kernels.check_tokens(x, D)
@@ -336,18 +337,23 @@ def two_threads_pay(W_h: Array, parts: int, B: int) -> bool:
     return array_module(W_h) is np and cores() > 1 and parts >= FEWEST_PARTS and W_h.size * B <= SMALL_STEP
 
 
-def check_shapes(gates: int, x: Array, states: tuple[Array, ...], W_x: Array, W_h: Array, b: Array) -> None:
-    """Raise ValueError unless the shapes are those of a cell with so many gates (an LSTM has 4)."""
-    H = W_h.shape[-1]
-    if W_h.shape != (gates * H, H):
+def check_shapes(gates: int, x: Any, states: Iterable[Any], W_x: Any, W_h: Any, b: Any, *, step: bool = False) -> None:
+    """Raise ValueError unless the shapes are those of a cell with so many gates (an LSTM has 4).
+
+    ``step``: x is that of one time step, (D, B) or tokens (B,).
+    """
+    if W_h.ndim != 2 or len(W_h) != gates * W_h.shape[1]:
         raise ValueError(f"W_h must be ({gates if gates > 1 else ''}H, H), got {W_h.shape}")
+    H = W_h.shape[1]
     if W_x.ndim != 2 or len(W_x) != gates * H or b.shape != (gates * H,):
         raise ValueError(
             f"W_x must be ({gates * H}, D) and b ({gates * H},) for W_h {W_h.shape}, got {W_x.shape}, {b.shape}"
         )
-    tokens = x.dtype.kind in "iu"
-    if x.ndim != (2 if tokens else 3) or (not tokens and x.shape[1] != W_x.shape[1]):
-        raise ValueError(f"x must be (T, {W_x.shape[1]}, B) for W_x {W_x.shape}, or integers (T, B); got {x.shape}")
+    tokens, T = x.dtype.kind in "iu", "" if step else "T, "
+    if x.ndim != 3 - tokens - step or (not tokens and x.shape[-2] != W_x.shape[1]):
+        raise ValueError(
+            f"x must be ({T}{W_x.shape[1]}, B) for W_x {W_x.shape}, or integers ({T}B); got {x.shape} of {x.dtype}"
+        )
     for state in states:
         if state.shape != (H, x.shape[-1]):
             raise ValueError(f"initial states must be (H, B) = {(H, x.shape[-1])}, got {state.shape}")
@@ -358,12 +364,7 @@ def per_step(mask: Mask, shape: tuple[int, int, int]) -> list[Mask]:
     T = shape[0]
     if mask is None or not hasattr(mask, "ndim"):
         return [mask] * T
-    try:
-        fits = np.broadcast_shapes(mask.shape, shape) == shape
-    except ValueError:
-        fits = False
-    if not fits:
-        raise ValueError(f"a mask of shape {mask.shape} does not broadcast to (T, H, B) = {shape}")
+    check_mask(mask, shape, "(T, H, B)")
     if mask.ndim < 3 or len(mask) != T:
         return [mask[0] if mask.ndim == 3 else mask] * T
     return list(mask)

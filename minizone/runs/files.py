@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -137,18 +138,22 @@ def without_prefix(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]
 def read_run(path: Path) -> Run:
     """A run as a dict: its ``name``, its ``config``, the ``rows`` of its epochs, and its ``summary``.
 
-    ``path`` is a run folder, or a JSON file that `minizone.runs.report.save_run` made of one. The summary of a run that
-    has not ended is None.
+    ``path`` is a run folder, or a JSON file that `minizone.runs.report.save_runs` made of one. The summary of a run
+    that has not ended is None. The name of a run in a folder `lstm/seed1` is "lstm-seed1".
     """
     if path.is_file():
         run = read_json(path)
         if not isinstance(run, dict) or not {"config", "rows", "summary"} <= run.keys():
             raise UserError(f"{path} is not a run: it has no config, rows and summary")
-        return {**run, "name": path.stem}
+        return {**run, "name": _name(path.resolve().with_suffix(""))}
     summary = path / "summary.json"
     return {
-        "name": path.resolve().name,
+        "name": _name(path.resolve()),
         "config": read_json(path / "config.json"),
         "rows": read_rows(path / "metrics.jsonl"),
         "summary": read_json(summary) if summary.exists() else None,
     }
+
+
+def _name(path: Path) -> str:
+    return path.name if not re.fullmatch(r"seed\d+", path.name) else f"{path.parent.name}-{path.name}"

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import re
+import textwrap
+import warnings
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -14,68 +19,142 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from minizone.errors import UserError
-from minizone.runs.files import Run, read_run
+from minizone.runs.files import Run, read_run, write_whole
+from minizone.runs.groups import Group, best_row, group_by_settings, mean_and_spread, paper_results
 
+FORMATS = (".png", ".pdf", ".svg")
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")  # Okabe and Ito, for the color-blind too
+STYLES = ("-", "-.", (0, (5, 1, 1, 1, 1, 1)))  # the second six lines, the third six lines
 LEAST_COST = 1e-8  # `plot_networks` draws smaller costs, which are rounding errors of float32, as this
+AUTHORS_LOG = Path(__file__).with_name("char_ptb_authors.csv")
+FIGURE_3_EPOCHS = 26  # of the paper's figure of char-ptb
 
 
-def plot_runs(folders: list[Path], out: Path) -> None:
-    """Learning curves of runs of one task: training thin, validation thick, the paper's results dashed.
+# ---- learning curves
 
-    Raises UserError when a folder holds no run or no finished epoch, or when the runs are of different tasks.
+
+def plot_runs(paths: list[Path], out: Path) -> None:
+    """Write the learning curves of runs of one task, see `draw_runs`. A run is a folder or a saved JSON file.
+
+    Raises UserError when a path is no run or has no finished epoch, when the runs are of different tasks, and when
+    ``out`` cannot be written or does not end in .png, .pdf or .svg.
     """
-    runs = [read_run(folder) for folder in folders]
-    for folder, run in zip(folders, runs, strict=True):
+    runs = [read_run(path) for path in paths]
+    for path, run in zip(paths, runs, strict=True):
         if not run["rows"]:
-            raise UserError(f"{folder} has no finished epoch yet, there is nothing to plot")
+            raise UserError(f"{path} has no finished epoch yet, there is nothing to plot")
     tasks = sorted({run["config"]["task"] for run in runs})
     if len(tasks) > 1:
         raise UserError(f"these runs have no common axis: {', '.join(tasks)}")
-    datasets = sorted({run["config"]["dataset"]["name"] for run in runs})
+    _save(draw_runs(group_by_settings(runs)), out)
 
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for number, run in enumerate(runs):
-        name = run["name"] if len(datasets) == 1 else f"{run['name']}, {run['config']['dataset']['name']}"
-        _plot_run(axes, run, name, f"C{number % 10}")
-    config = runs[0]["config"]
-    for name, result in config["reference"].items():
-        axes.axhline(result["valid"], color="0.4", ls="--", lw=0.8)
-        axes.annotate(
-            f"paper, {name}: {result['valid']}",
-            (1, result["valid"]),
-            xycoords=("axes fraction", "data"),
-            ha="right",
-            va="bottom",
-            fontsize=8,
-            color="0.3",
-        )
-    axes.set(xlabel="epoch", ylabel=config["unit"])
-    axes.set_title(f"{config['task']} on {datasets[0] if len(datasets) == 1 else 'several data sets'}", fontsize=10)
-    axes.set_xlim(0.5, max(run["rows"][-1]["epoch"] for run in runs) + 0.5)
+
+def draw_runs(groups: list[Group], width: float = 7) -> Figure:
+    """Learning curves of runs of one task: training thin, validation thick, the paper's results dashed.
+
+    The curves of a group are means over its runs, and a band shows the standard deviation of the validation. Where runs
+    have different lengths, the means are over those that are there. ``width`` is in inches; the legend below the axes
+    makes the figure higher.
+    """
+    config = groups[0].config
+    datasets = sorted({group.config["dataset"]["name"] for group in groups})
+    last_epoch = max(run["rows"][-1]["epoch"] for group in groups for run in group.runs)
+    figure, axes = plt.subplots(layout="constrained")
+    for k, group in enumerate(groups):
+        name = group.name if len(datasets) == 1 else f"{group.name}, {group.config['dataset']['name']}"
+        _draw_group(axes, group, name, {"color": COLORS[k % len(COLORS)], "ls": STYLES[k // len(COLORS) % len(STYLES)]})
+    if len(datasets) == 1 and paper_results(groups):
+        _draw_paper(axes, groups)
+        if datasets[0] == "PTB, authors' form":  # char-ptb, the whole text
+            epochs, _, valid = np.loadtxt(AUTHORS_LOG, delimiter=",", unpack=True)
+            label = f"the authors' published run, zoneout 0.5 and 0.05: best {valid.min():.3f}"
+            axes.plot(epochs, valid, color="black", lw=1, label=label)
+            last_epoch = max(last_epoch, FIGURE_3_EPOCHS)
+    axes.set(xlabel="epoch", ylabel=config["unit"], xlim=(0.5, last_epoch + 0.5))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
-    axes.legend(title="thick: validation, thin: training (with its noise)", title_fontsize=8, fontsize=8)
-    _save(figure, out)
+    title = f"{config['task']} on {datasets[0] if len(datasets) == 1 else 'several data sets'}"
+    axes.set_title(_wrapped(title, width), fontsize=10)
+
+    handles, labels = axes.get_legend_handles_labels()
+    labels = [_wrapped(label, width) for label in labels]
+    note = "thick: validation, thin: training (with its noise)"
+    if any(len(group.runs) > 1 for group in groups):
+        if _is_averaged(groups[0]):
+            note += "; n seeds: mean and standard deviation, at each epoch over the seeds that are there"
+        else:
+            note += "; each seed has its own curves, because the task becomes harder"
+    note = _wrapped(note, width)
+    style: dict[str, Any] = {"fontsize": 8, "title_fontsize": 8, "frameon": False}
+    figure.legend(handles, labels, title=note, loc="outside lower center", **style)
+    lines = sum(text.count("\n") + 1 for text in (*labels, note))
+    figure.set_size_inches(width, 0.62 * width + 0.17 * lines)
+    return figure
 
 
-def _plot_run(axes: Axes, run: Run, name: str, color: str) -> None:
-    """The two curves of a run, and a dot on its best epoch."""
-    rows, metric = run["rows"], run["config"]["metric"]
-    epochs = [row["epoch"] for row in rows]
-    train = [row[f"train_{metric}"] for row in rows]
-    valid = [row[f"valid_{metric}"] for row in rows]
-    # The best epoch is not always the least error: the problems of seq2seq become harder.
-    best_epoch = run["summary"]["best_epoch"] if run["summary"] else epochs[int(np.argmin(valid))]
-    best = valid[epochs.index(best_epoch)]
-    marker = "o" if len(rows) == 1 else None
-    axes.plot(epochs, train, color=color, lw=0.9, alpha=0.6, marker=marker, ms=3)
-    axes.plot(epochs, valid, color=color, lw=2, marker=marker, label=f"{name}: best {best:.3f}")
-    axes.plot(best_epoch, best, "o", color=color, ms=5)
+def _draw_group(axes: Axes, group: Group, name: str, style: dict[str, Any]) -> None:
+    """The curves of a group: means over its runs, or curves for each run."""
+    for runs in [group.runs] if _is_averaged(group) else [[run] for run in group.runs]:
+        epochs, train = _over_epochs(runs, f"train_{group.metric}")
+        _, valid = _over_epochs(runs, f"valid_{group.metric}")
+        mean = valid.mean(axis=0)
+        marker = "o" if len(epochs) == 1 else None
+        axes.plot(epochs, train.mean(axis=0), **style, lw=0.9, alpha=0.6, marker=marker, ms=3)
+        (line,) = axes.plot(epochs, mean, **style, lw=2, marker=marker)
+        if len(runs) > 1:
+            spread = valid.std(axis=0, ddof=1)  # masked where there is only one run
+            axes.fill_between(epochs, mean - spread, mean + spread, color=style["color"], alpha=0.2, lw=0)
+        elif row := best_row(runs[0]):
+            axes.plot(row["epoch"], row[f"valid_{group.metric}"], "o", color=style["color"], ms=5)
+
+    best = group.best_valid()
+    label = f"{name}: best {mean_and_spread(best, group.metric)}" if best else f"{name}: not a number"
+    if len(group.runs) > 1:
+        label += f", n = {len(group.runs)}"
+        lengths = sorted(run["rows"][-1]["epoch"] for run in group.runs)
+        if lengths[0] < lengths[-1]:
+            label += f" with {lengths[0]} to {lengths[-1]} epochs"
+    line.set_label(re.sub("^_", " _", label))  # matplotlib hides labels that begin with _
+
+
+def _is_averaged(group: Group) -> bool:
+    """Whether a mean over the runs makes sense: not where the task becomes harder, in each run at another epoch."""
+    return "difficulty" not in group.runs[0]["rows"][0]
+
+
+def _over_epochs(runs: list[Run], column: str) -> tuple[list[int], np.ma.MaskedArray]:
+    """All epochs, and a column of the logs: (runs, epochs), masked where a run does not have the epoch."""
+    logs = [{row["epoch"]: row[column] for row in run["rows"]} for run in runs]
+    epochs = sorted({epoch for log in logs for epoch in log})
+    values = np.array([[log.get(epoch, 0.0) for epoch in epochs] for log in logs])
+    return epochs, np.ma.array(values, mask=[[epoch not in log for epoch in epochs] for log in logs])
+
+
+def _draw_paper(axes: Axes, groups: list[Group]) -> None:
+    """The paper's validation results. Those with the regularizers of a group have its color."""
+    colors = {group.paper: COLORS[k % len(COLORS)] for k, group in enumerate(groups)}
+    for k, (name, result) in enumerate(paper_results(groups).items()):
+        dashes = (0, (6 - k, 1 + k))
+        label = f"paper, {name}: {result['valid']:g}"
+        axes.axhline(result["valid"], color=colors.get(name, "0.5"), ls=dashes, lw=1, label=label)
+
+
+def _wrapped(text: str, width: float) -> str:
+    """A text in lines that fit into ``width`` inches at 10 points. No part of it is read as a formula."""
+    text = textwrap.fill(text, round(11 * width))
+    return text.replace("$", r"\$")
+
+
+# ---- the figures of single tasks
 
 
 def plot_networks(folder: Path, out: Path) -> None:
-    """The run of the semantic task in a folder: every element of W, with and without zoneout, and both costs below."""
-    run = read_run(folder)
+    """Write the figure of the run of the semantic task in a folder, see `draw_networks`."""
+    _save(draw_networks(read_run(folder)), out)
+
+
+def draw_networks(run: Run) -> Figure:
+    """A run of the semantic task: every element of W, with and without zoneout, and both costs below."""
     rows, settings = run["rows"], run["config"]["settings"]
     thousands = [row["update"] / 1000 for row in rows]
     marker = "o" if len(rows) == 1 else None
@@ -83,8 +162,8 @@ def plot_networks(folder: Path, out: Path) -> None:
         [["zoneout", "plain"], ["cost", "cost"]], figsize=(8, 6), layout="constrained", height_ratios=[3, 2]
     )
     for color, style, name, title, cost in (
-        ("C0", "-", "zoneout", f"zoneout {settings['zoneout_prob']:g}", "valid_cost"),
-        ("C1", "--", "plain", "no zoneout", "valid_cost_plain"),
+        (COLORS[0], "-", "zoneout", f"zoneout {settings['zoneout_prob']:g}", "valid_cost"),
+        (COLORS[1], "--", "plain", "no zoneout", "valid_cost_plain"),
     ):
         W = np.array([row["W"][name] for row in rows])  # (epochs, n, n)
         for i, j in np.ndindex(W.shape[1:]):
@@ -106,10 +185,15 @@ def plot_networks(folder: Path, out: Path) -> None:
     for each in axes.values():
         each.set(xlabel="thousands of updates", xlim=(0, 1.02 * thousands[-1]))
         each.grid(alpha=0.3)
-    _save(figure, out)
+    return figure
 
 
 def plot_gradients(found: dict[str, np.ndarray], what: str, out: Path) -> None:
+    """Write the figure of the task gradients, see `draw_gradients`."""
+    _save(draw_gradients(found, what), out)
+
+
+def draw_gradients(found: dict[str, np.ndarray], what: str) -> Figure:
     """Figure 6 of the paper, before training and after the last epoch; and Figure 1a of Cooijmans et al. (2017).
 
     ``found``: the arrays that `minizone.experiments.gradients.run` writes.
@@ -120,7 +204,7 @@ def plot_gradients(found: dict[str, np.ndarray], what: str, out: Path) -> None:
     for axis, epoch, kind, state in panels:
         for number, (method, norms) in enumerate(zip(found["methods"], found["norms"], strict=True)):
             share = _positive(norms[epoch, kind] / norms[epoch, kind].sum())
-            axis.plot(np.arange(1, len(share) + 1), share, color=f"C{number}", lw=1.2, label=method)
+            axis.plot(np.arange(1, len(share) + 1), share, color=COLORS[number], lw=1.2, label=method)
         when = "before training" if epoch == 0 else f"after epoch {epoch}"
         axis.set_title(f"{found['kinds'][kind]}, {when}", fontsize=10)
         axis.set(yscale="log", xlabel="t", ylabel=rf"$|\partial L/\partial {state}_t|$ / sum over t")
@@ -134,7 +218,7 @@ def plot_gradients(found: dict[str, np.ndarray], what: str, out: Path) -> None:
     for axis in axes.flat:
         axis.grid(alpha=0.3)
     figure.suptitle(f"gradients over time steps, {what}", fontsize=11)
-    _save(figure, out)
+    return figure
 
 
 def _positive(values: np.ndarray) -> np.ndarray:
@@ -142,14 +226,39 @@ def _positive(values: np.ndarray) -> np.ndarray:
     return np.where(values > 0, values, np.nan)
 
 
+# ---- files
+
+
+def to_svg(figure: Figure, prefix: str) -> str:
+    """An SVG element for a page; closes the figure. All ids begin with ``prefix``: each figure needs its own."""
+    _, start, rest = _render(figure, "svg").decode().partition("<svg")
+    plt.close(figure)
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\1{prefix}-", start + rest)
+
+
 def _save(figure: Figure, out: Path) -> None:
-    """Write the figure under a temporary name, rename it, and close it; UserError when that is not possible."""
+    """Write the figure, in the format of its ending, and close it.
+
+    Raises UserError, and leaves no file behind, when the ending is not one of ``FORMATS`` and when the file cannot be
+    written.
+    """
     try:
+        if out.suffix.lower() not in FORMATS:
+            raise ValueError(f"its name must end in {', '.join(FORMATS)}")
+        content = _render(figure, out.suffix[1:].lower())
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = out.with_name(f".tmp-{out.name}")
-        figure.savefig(temporary, dpi=120)
-        temporary.replace(out)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot write the figure {out}: {error}") from None
     finally:
         plt.close(figure)
+    write_whole(out, content)
+
+
+def _render(figure: Figure, kind: str) -> bytes:
+    """The content of a file of the kind "png", "pdf" or "svg"."""
+    content = io.BytesIO()
+    no_date = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+    with warnings.catch_warnings(), plt.rc_context({"svg.hashsalt": "minizone"}):  # the same ids every time
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # in a name; it is drawn as a box
+        figure.savefig(content, format=kind, dpi=120, metadata=no_date)
+    return content.getvalue()

@@ -1,98 +1,249 @@
-"""Tables of finished runs, made from their logs alone. Runs that differ in nothing but the seed share a row."""
+"""Reports of finished runs, made from their logs alone: tables in Markdown, a page in HTML, and one JSON file a run."""
 
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jinja2 import Environment
+from matplotlib.figure import Figure
+
 from minizone.errors import UserError
-from minizone.runs.files import Run, read_run, write_json
+from minizone.runs.files import Run, read_json, read_run, write_json, write_whole
+from minizone.runs.groups import (
+    Group,
+    at_difficulty,
+    changed_settings,
+    command,
+    group_by_settings,
+    mean_and_spread,
+    number,
+    paper_results,
+)
+from minizone.runs.plotting import draw_gradients, draw_networks, draw_runs, to_svg
 
-NOT_A_DIFFERENCE = {"seed", "data_dir", "offline", "max_minutes"}  # runs of one row may differ in these
+Sampler = Callable[[Path], str | None]  # from the folder of a run with weights to text that it draws, or to None
+
+TEMPLATE = Path(__file__).with_name("report.html")
+FIGURE_WIDTH = 4.6  # inches: on a phone the letters can still be read
+PAPERS_DATA = {
+    "char-ptb": "Penn Treebank",
+    "word-ptb": "Penn Treebank",
+    "text8": "text8",
+    "pmnist": "MNIST",
+    "gradients": "MNIST",
+}
 
 
-def save_run(run: Run, folder: Path) -> Path:
-    """Write a run, without its weights and the place of its data, as one JSON file into a folder; returns its path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config = dict(run["config"])
-    for part in ("settings", "changed"):
-        config[part] = {name: value for name, value in config[part].items() if name != "data_dir"}
-    path = folder / f"{run['name']}.json"
-    write_json(path, {"rows": run["rows"], "summary": run["summary"], "config": config})
-    return path
+# ---- runs
 
 
 def find_runs(root: Path) -> list[Run]:
-    """All finished runs below a folder, in the order of their paths; UserError when there is none."""
+    """All finished runs below a folder, in the order of their paths; UserError when there is none.
+
+    A run is a folder, or a JSON file that `save_runs` wrote; other JSON files do not count. Besides what `read_run`
+    reads, a run has its ``path``.
+    """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder with runs")
     folders = [path.parent for path in root.rglob("summary.json")]
-    saved = [path for path in root.rglob("*.json") if path.name not in ("config.json", "summary.json")]
-    runs = [read_run(path) for path in sorted([*folders, *saved])]
-    if not runs:
+    saved = [path for path in root.rglob("*.json") if not (path.parent / "config.json").exists() and _is_run(path)]
+    runs = [{**read_run(path), "path": path} for path in sorted([*folders, *saved])]
+    if not any(run["summary"] for run in runs):
         raise UserError(f"there is no finished run below {root}")
-    return runs
+    return [run for run in runs if run["summary"]]
+
+
+def _is_run(path: Path) -> bool:
+    content = read_json(path)
+    return isinstance(content, dict) and {"config", "rows", "summary"} <= content.keys()
+
+
+def save_runs(root: Path, folder: Path) -> None:
+    """Write each run below ``root`` as a JSON file: `root/task/run/` as `folder/task/run.json`.
+
+    Weights and the place of the data are left out.
+
+    Raises
+    ------
+    UserError
+        Before anything is written: ``folder`` is a file, or inside ``root``, where the next report would find each run
+        twice; or a file would replace another run.
+    """
+    if folder.is_file():
+        raise UserError(f"cannot save runs in {folder}: it is a file; give the name of a folder")
+    if folder.resolve().is_relative_to(root.resolve()):
+        raise UserError(
+            f"cannot save runs in {folder}: the next report of {root} would find each twice; choose another folder"
+        )
+    contents: dict[Path, dict[str, Any]] = {}
+    for run in find_runs(root):
+        config = dict(run["config"])
+        for part in ("settings", "changed"):
+            config[part] = {name: value for name, value in config[part].items() if name != "data_dir"}
+        path = folder / run["path"].relative_to(root).parent / f"{run['name']}.json"
+        taken = contents.get(path) or (read_run(path) if path.exists() else None)
+        if taken and _identity(taken["config"]) != _identity(config):
+            raise UserError(f"cannot save {run['path']}: {path} is another run; choose another folder")
+        contents[path] = {"rows": run["rows"], "summary": run["summary"], "config": config}
+    for path, content in contents.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, content)
+
+
+def _identity(config: dict[str, Any]) -> tuple[object, ...]:
+    return config["task"], config["dataset"], command(config), config["settings"]["seed"]
+
+
+# ---- tables
 
 
 def report(root: Path) -> str:
-    """The runs below a folder as Markdown tables, one for each task and data set.
+    """The runs below a folder as Markdown tables, one for each task and data set."""
+    return "\n".join(_markdown(groups) for groups in tables(find_runs(root)))
 
-    A row has the mean over the seeds, the number of each seed, the spread (sample standard deviation), the time of a
-    run and the command that makes it.
+
+def tables(runs: list[Run]) -> list[list[Group]]:
+    """The groups of each table: those of one task and data set."""
+    found: dict[tuple[str, str], list[Group]] = {}
+    for group in group_by_settings(runs):
+        found.setdefault((group.config["task"], group.config["dataset"]["name"]), []).append(group)
+    return list(found.values())
+
+
+def table_rows(groups: list[Group]) -> list[dict[str, str]]:
+    """The cells of a table by the names of their columns: a row for each group, and one for each other paper's result.
+
+    Results are means over the seeds, with the sample standard deviation; times are means.
     """
-    tables: dict[tuple[str, str, str], dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
-    for run in find_runs(root):
-        config = run["config"]
-        table = (config["task"], config["dataset"]["name"], config["metric"])
-        tables[table][_command(config)].append(run)
-    return "\n".join(_table(*key, groups) for key, groups in tables.items())
+    paper = paper_results(groups)
+    rows = [_row(group, paper) for group in groups]
+    for name, result in paper.items():
+        if name not in [group.paper for group in groups]:
+            of_paper = {f"{split}: paper": f"{result[split]:g}" for split in ("valid", "test")}
+            rows.append({**dict.fromkeys(rows[0], ""), "run": f"paper: {name}", **of_paper})
+    return rows
 
 
-def _table(task: str, dataset: str, metric: str, groups: dict[str, list[Run]]) -> str:
-    """One table; ``groups`` has the runs of each row by their command."""
-    lines = [
-        f"**{task}** on {dataset}, {metric}\n",
-        "| run | best valid (spread) | each seed | test (spread) | best epoch | minutes | device | command |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for command, runs in groups.items():
-        runs.sort(key=lambda run: run["config"]["settings"]["seed"])
-        valid = [run["summary"][f"best_valid_{metric}"] for run in runs]
-        cells = [
-            runs[0]["name"].split("-seed")[0],
-            _mean(valid),
-            ", ".join(f"{run['config']['settings']['seed']}: {v:.4f}" for run, v in zip(runs, valid, strict=True)),
-            _mean([run["summary"][f"test_{metric}"] for run in runs]),
-            ", ".join(f"{run['summary']['best_epoch']}/{len(run['rows'])}" for run in runs),
-            f"{statistics.mean(run['summary']['seconds'] for run in runs) / 60:.1f}",
-            ", ".join(sorted({run["config"]["machine"] for run in runs})),
-            f"`{command}`",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    for name, numbers in next(iter(groups.values()))[0]["config"]["reference"].items():
-        lines.append(f"| *paper: {name}* | {numbers['valid']} | | {numbers['test']} | | | | |")
+def _row(group: Group, paper: dict[str, dict[str, float]]) -> dict[str, str]:
+    metric, summaries = group.metric, [run["summary"] for run in group.runs]
+    cells = {"run": group.name}
+    for split, results in (("valid", group.best_valid()), ("test", group.test())):
+        ours = mean_and_spread(results, metric)
+        if not paper:
+            cells[split] = ours
+            continue
+        cells |= {f"{split}: paper": "", f"{split}: ours": ours, f"{split}: difference": ""}
+        if group.paper:
+            of_paper = paper[group.paper][split]
+            cells[f"{split}: paper"] = f"{of_paper:g}"
+            mean = statistics.mean(value for value, _ in results)
+            cells[f"{split}: difference"] = number(mean - of_paper, metric, "+")
+    digits = [n for n in range(1, 10) if f"test_{metric}_{n}" in summaries[0]]
+    if digits:
+        errors = [[(summary[f"test_{metric}_{n}"], None) for summary in summaries] for n in digits]
+        column = f"test at {', '.join(map(str, digits))} digits"
+        cells[column] = ", ".join(mean_and_spread(of_n, metric) for of_n in errors)
+    seeds = zip(group.runs, group.best_valid(), strict=True)
+    return {
+        **cells,
+        "valid of each seed": ", ".join(
+            f"{run['config']['settings']['seed']}: {number(value, metric)}{at_difficulty(difficulty)}"
+            for run, (value, difficulty) in seeds
+        ),
+        "best epoch": ", ".join(f"{run['summary']['best_epoch']}/{len(run['rows'])}" for run in group.runs),
+        "minutes": f"{statistics.mean(summary['seconds'] for summary in summaries) / 60:.1f}",
+        "device": ", ".join(sorted({run["config"]["machine"] for run in group.runs})),
+        "command": command(group.config),
+    }
+
+
+def _markdown(groups: list[Group]) -> str:
+    rows = table_rows(groups)
+    lines = [f"**{groups[0].config['task']}** on {groups[0].config['dataset']['name']}, {groups[0].metric}\n"]
+    lines += [_line(rows[0]), "|---" * len(rows[0]) + "|"]
+    for row in rows:
+        if row["command"]:
+            row["command"] = f"`{row['command']}`"
+        else:
+            row["run"] = f"*{row['run']}*"
+        lines.append(_line(row.values()))
     return "\n".join(lines) + "\n"
 
 
-def _mean(values: list[float]) -> str:
-    """The mean, with the spread behind it where there are several values."""
-    spread = f" ({statistics.stdev(values):.4f})" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4f}{spread}"
+def _line(cells: Iterable[str]) -> str:
+    """One line of a Markdown table; a | in a name does not end a cell."""
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def _command(config: dict[str, Any]) -> str:
-    """The command line of a run, but for its seed."""
-    words = ["python run.py", config["task"]]
-    if config["settings"]["preset"] != "quick":
-        words.append(f"--preset {config['settings']['preset']}")
-    for name, value in config["changed"].items():
-        if name in NOT_A_DIFFERENCE:
-            continue
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            words.append(f"--{flag} {value}")
-    return " ".join(words)
+# ---- the page
+
+
+def write_page(root: Path, out: Path, sample: Sampler | None = None) -> None:
+    """Write the runs below a folder as one HTML page without scripts, which needs no other file and no network.
+
+    ``sample`` draws a text from the first run of a row that has weights.
+    """
+    sections = [_section(groups, f"s{k}", sample) for k, groups in enumerate(tables(find_runs(root)), start=1)]
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        name=root.resolve().name, sections=sections
+    )
+    with suppress(FileExistsError):  # a file in the place of a folder: `write_whole` says so
+        out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(out, page.encode())
+
+
+def _section(groups: list[Group], name: str, sample: Sampler | None) -> dict[str, Any]:
+    """What the template shows of a task and data set."""
+    config = groups[0].config
+    rows = table_rows(groups)
+    return {
+        "id": name,
+        "task": config["task"],
+        "dataset": config["dataset"]["name"],
+        "unit": config["unit"],
+        "compared": bool(paper_results(groups)),
+        "real_data": PAPERS_DATA.get(config["task"]),
+        "columns": [column for column in rows[0] if column != "command"],
+        "rows": rows,
+        "settings": [_settings(group.config) for group in groups],
+        "figures": [
+            {"wide": figure.get_figwidth() > FIGURE_WIDTH, "svg": to_svg(figure, f"{name}-{k}")}
+            for k, figure in enumerate(_figures(groups))
+        ],
+        "samples": _samples(groups, sample) if sample else {},
+    }
+
+
+def _settings(config: dict[str, Any]) -> str:
+    changed = ", ".join(f"{name} = {value}" for name, value in changed_settings(config).items())
+    return f"preset {config['settings']['preset']}" + (f", but {changed}" if changed else "")
+
+
+def _figures(groups: list[Group]) -> list[Figure]:
+    """The learning curves; W in the place of the curves of the semantic task; the gradients of the task gradients."""
+    runs = [run for group in groups for run in group.runs]
+    if groups[0].config["task"] == "semantic":
+        return [draw_networks(runs[0])]
+    figures = [draw_runs(groups, FIGURE_WIDTH)]
+    for folder in dict.fromkeys(run["path"].parent for run in runs):
+        if (folder / "gradients.npz").exists():
+            with np.load(folder / "gradients.npz", allow_pickle=False) as found:
+                figures.append(draw_gradients(dict(found), groups[0].config["dataset"]["name"]))
+    return figures
+
+
+def _samples(groups: list[Group], sample: Sampler) -> dict[str, str]:
+    """A text from each group, by its name, where a run has weights and its task has texts."""
+    samples = {}
+    for group in groups:
+        with_weights = [run["path"] for run in group.runs if (run["path"] / "best.safetensors").exists()]
+        text = sample(with_weights[0]) if with_weights else None
+        if text:
+            samples[group.name] = text
+    return samples

@@ -1,27 +1,10 @@
 """Weights to PyTorch and back: the names of `torch.nn.LSTM`, `RNN`, `Linear` and `Embedding`, in a safetensors file.
 
-`python run.py export RUN` writes the state dict of a module like this one, of a language model of characters:
-
-    class Model(torch.nn.Module):
-        def __init__(self, V, H, layers=1):
-            super().__init__()
-            self.rnn, self.output = torch.nn.LSTM(V, H, layers), torch.nn.Linear(H, V)
-            self.h0, self.c0 = (torch.nn.Parameter(torch.zeros(layers, H)) for _ in "hc")
-
-        def forward(self, tokens):  # (T, B) to scores (T, B, V): in PyTorch the examples are rows
-            start = [s[:, None].expand(-1, tokens.shape[1], -1).contiguous() for s in (self.h0, self.c0)]
-            columns = torch.nn.functional.one_hot(tokens, self.rnn.input_size).float()
-            return self.output(self.rnn(columns, tuple(start))[0])
-
-    model.load_state_dict(safetensors.torch.load_file("torch.safetensors"))
-
-The weights keep their shapes and the order of their gates, i, f, g, o; only those of an embedding are transposed.
-``bias_hh`` is 0 and ``bias_ih`` is all of b. Learned initial states are ``h0`` and ``c0``, (layers, H); a network
+`minizone/runs/torch_model.py` is the PyTorch module that they fit. The weights keep their shapes and the order of their
+gates, i, f, g, o; only those of an embedding are transposed. ``bias_hh`` is 0 and ``bias_ih`` is all of b; a GRU has no
+``bias_hh``, because it is not `torch.nn.GRU`. Learned initial states are ``h0`` and ``c0``, (layers, H); a network
 without an LSTM has no c0, and one without learned states has neither. ``--load-path`` takes a file in these names, too;
 where h0 and c0 are missing, they are 0.
-
-PyTorch's LSTM has no zoneout. A run with zoneout or recurrent dropout computes the expectation in evaluation, which is
-something else; its probabilities are in the metadata of the file, for a loop over `torch.nn.LSTMCell`.
 """
 
 from __future__ import annotations
@@ -52,14 +35,17 @@ def torch_name(name: str) -> str:
 
 def to_torch(parameters: Mapping[str, Array]) -> dict[str, Array]:
     """The parameters of a model in PyTorch's names; ValueError where PyTorch has no such layer."""
-    check_layers(parameters)
+    if not any(name.endswith(".W_h") for name in parameters):
+        raise ValueError("it has no recurrent layers")
+    if any(name.endswith(".gamma_x") for name in parameters):
+        raise ValueError("PyTorch has no batch-normalized LSTM")
     translated: dict[str, Array] = {}
     for name, array in parameters.items():
         theirs = torch_name(name)
         if theirs in STATES:
             array = np.vstack([*translated.get(theirs, []), array])  # (layers, H)
         translated[theirs] = array.T if is_embedding(name, parameters) else array
-        if "bias_ih" in theirs:
+        if "bias_ih" in theirs and not is_gru(parameters):
             translated[theirs.replace("bias_ih", "bias_hh")] = np.zeros_like(array)
     return translated
 
@@ -67,14 +53,18 @@ def to_torch(parameters: Mapping[str, Array]) -> dict[str, Array]:
 def from_torch(arrays: Mapping[str, Array], parameters: Mapping[str, Array]) -> dict[str, Array]:
     """PyTorch's arrays in the names of ``parameters``, which are those of the model that shall load them.
 
-    The two biases are added. Initial states that are missing are 0. ValueError unless the other names, and all shapes,
-    are those of the model.
+    The two biases are added. Initial states that are missing are 0, and static masks are left out: the seed of the run
+    draws its own. ValueError unless the other names, and all shapes, are those of the model.
     """
     expected = to_torch(parameters)
+    arrays = {name: array for name, array in arrays.items() if ".keep_" not in name}
     missing = expected.keys() - arrays.keys() - set(STATES)
     unexpected = arrays.keys() - expected.keys()
     if missing or unexpected:
-        raise ValueError(f"missing {sorted(missing)}, unexpected {sorted(unexpected)}")
+        problem = f"missing {sorted(missing)}, unexpected {sorted(unexpected)}"
+        if is_gru(parameters):
+            problem += "; a GRU here resets before the product with W_h, and torch.nn.GRU after it"
+        raise ValueError(problem)
     for name, array in arrays.items():
         if array.shape != expected[name].shape:
             raise ValueError(f"{name} has shape {array.shape}, the model's has {expected[name].shape}")
@@ -86,7 +76,7 @@ def from_torch(arrays: Mapping[str, Array], parameters: Mapping[str, Array]) -> 
             layer = int(name.split(".")[-2])
             translated[name] = arrays[theirs][layer] if theirs in arrays else np.zeros(own.shape, np.float32)
         elif "bias_ih" in theirs:
-            translated[name] = arrays[theirs] + arrays[theirs.replace("bias_ih", "bias_hh")]
+            translated[name] = arrays[theirs] + arrays.get(theirs.replace("bias_ih", "bias_hh"), 0)
         else:
             translated[name] = arrays[theirs].T if is_embedding(name, parameters) else arrays[theirs]
     return translated
@@ -97,18 +87,9 @@ def is_torch(arrays: Mapping[str, Array]) -> bool:
     return any(name.endswith(".weight_ih_l0") for name in arrays)
 
 
-def check_layers(parameters: Mapping[str, Array]) -> None:
-    """Raise ValueError unless PyTorch has the layers of these parameters, computing the same."""
-    W_h = [array for name, array in parameters.items() if name.endswith(".W_h")]  # each (gates * H, H)
-    if not W_h:
-        raise ValueError("it has no recurrent layers")
-    if any(name.endswith(".gamma_x") for name in parameters):
-        raise ValueError("PyTorch has no batch-normalized LSTM")
-    if any(len(each) == 3 * each.shape[1] for each in W_h):
-        raise ValueError(
-            "a GRU here resets before the product with W_h, as the authors' code, and torch.nn.GRU after it: with"
-            " the same weights it is another function"
-        )
+def is_gru(parameters: Mapping[str, Array]) -> bool:
+    """Whether the recurrent layers are GRUs: W_h (3H, H)."""
+    return any(len(W_h) == 3 * W_h.shape[1] for name, W_h in parameters.items() if name.endswith(".W_h"))
 
 
 def is_embedding(name: str, parameters: Mapping[str, Array]) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from minizone import Device, Embedding, Linear, Tensor, Zoneout
 from minizone.autograd import ops
 from minizone.backend import array_module, bernoulli, normal, stream, to_host, to_numbers
-from tests.autograd.test_ops import as_tuple, every_row
+from tests.autograd.test_ops import RELU_AT_THE_ENDS, as_tuple, every_row
 
 TOLERANCE = {np.float32: 1e-4, np.float64: 1e-10}
 
@@ -52,12 +52,33 @@ def test_every_row_of_the_gradient_table(gpu, f, numpy, arrays):
             np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE[dtype] * max(1, abs(b).max(initial=0)))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_relu_hides_nothing_that_is_not_a_number(gpu, dtype):
+    x = Tensor(gpu.to_device(np.array(RELU_AT_THE_ENDS["x"], dtype)))
+    y = ops.relu(x)
+    y.backward(gpu.xp.full_like(x.data, 2))
+    np.testing.assert_array_equal(to_host(y.data), RELU_AT_THE_ENDS["y"])
+    np.testing.assert_array_equal(to_host(x.grad), RELU_AT_THE_ENDS["gx"])
+
+
 def test_an_array_of_the_device_beside_a_tensor_calls_the_operator_of_the_tensor(gpu):
     a, b = np.random.default_rng(0).uniform(1, 2, (2, 3, 3))
     for operate in (operator.add, operator.sub, operator.mul, operator.truediv, operator.matmul):
         y = operate(gpu.to_device(a), Tensor(gpu.to_device(b)))
         assert isinstance(y, Tensor)
         np.testing.assert_allclose(to_host(y.data), operate(a, b), rtol=1e-12)
+
+
+def test_without_a_target_that_counts_the_loss_is_nan_and_the_gradient_0(gpu, never_waiting):
+    """The CPU raises, and the GPU does not wait. A target that is neither a class nor ignored makes NaN as well."""
+    for targets, is_zero in (([-1, -1], True), ([-1, 5], False)):
+        x = Tensor(gpu.to_device(np.ones((5, 2), np.float32)))
+        on_device = gpu.to_device(np.array(targets))
+        with never_waiting():
+            loss = ops.softmax_cross_entropy(x, on_device, ignore_index=-1)
+            loss.backward()
+        assert np.isnan(float(loss)) and loss.dtype == x.grad.dtype == np.float32
+        assert (not to_host(x.grad).any()) == is_zero and np.isfinite(to_host(x.grad)).all()
 
 
 def test_forward_and_backward_never_wait_for_the_device(gpu, never_waiting):

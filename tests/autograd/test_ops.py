@@ -6,6 +6,7 @@ A row is a function of tensors, the same in NumPy, and the arrays to try it on. 
 from __future__ import annotations
 
 import gc
+import re
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,6 +21,8 @@ from minizone.autograd.tensor import Function, Tensor
 
 RNG = np.random.default_rng(0)
 TABLE = []
+NAN, INF = float("nan"), float("inf")
+PAD = -100  # the mark of targets that do not count
 
 
 def normal(*shape: int) -> np.ndarray:
@@ -36,10 +39,10 @@ def row(name: str, f: Callable[..., Any], *arrays: np.ndarray, numpy: Callable[.
 
 
 def cross_entropy(scores: np.ndarray, targets: np.ndarray) -> float:
-    """Mean of -log(exp(right score) / sum of exp), one column at a time."""
+    """Mean of -log(exp(right score) / sum of exp), one column at a time, without those with the target PAD."""
     columns = np.moveaxis(scores, -2, -1).reshape(-1, scores.shape[-2])  # (T * B, V)
     pairs = zip(columns, targets.ravel(), strict=True)
-    return float(np.mean([np.log(np.exp(column).sum()) - column[target] for column, target in pairs]))
+    return float(np.mean([np.log(np.exp(column).sum()) - column[target] for column, target in pairs if target != PAD]))
 
 
 # ---- the table ------------------------------------------------------------------------------------------------------
@@ -62,10 +65,10 @@ for exponent in (0, 1, 2):
 for left, right in [((2, 3), (2, 3)), ((3,), (2, 1)), ((), (3,)), ((2, 3), ())]:
     row(f"{left} ** {right}", lambda a, b: a**b, positive(*left), normal(*right))
 row("2 ** x", lambda x: 2**x, normal(2, 3))
-row("array ** x", lambda x: np.array([[0.5], [3]], np.float32) ** x, normal(3))
+row("integers ** x", lambda a, x: a**x, np.array([[1], [3]], np.int8), normal(3))
 row("0 ** x", lambda x: 0**x, positive(3))
-row("x ** array with zeros", lambda x: x ** np.array([0, 2, -1], np.float32), positive(3))
-row("the index is a tensor", lambda x: x[Tensor([1, 0, 1])], normal(2, 3), numpy=lambda x: x[[1, 0, 1]])
+row("x ** integers", lambda x, p: x**p, positive(3), np.array([0, 2, -1], np.int8))
+row("x[a tensor]", lambda x, k: x[Tensor(k)], normal(2, 3), np.array([1, 0, 1]), numpy=lambda x, k: x[k])
 row("T", lambda x: x.T, normal(2, 3))
 row("iteration", lambda x: tuple(x), normal(3, 2))
 
@@ -164,6 +167,14 @@ row("relu", ops.relu, positive(2, 3) * [1, -1, 1], numpy=lambda x: np.maximum(x,
 for shape in [(5, 2), (3, 5, 2), (2, 3, 5, 2), (4, 1, 1)]:
     scores, labels = 3 * normal(*shape), RNG.integers(shape[-2], size=(*shape[:-2], shape[-1]))
     row(f"softmax_cross_entropy {shape}", ops.softmax_cross_entropy, scores, labels, numpy=cross_entropy)
+    padded = np.where(np.arange(labels.size).reshape(labels.shape) % 3 == 1, PAD, labels)
+    row(
+        f"softmax_cross_entropy {shape} with padding",
+        lambda scores, targets: ops.softmax_cross_entropy(scores, targets, ignore_index=PAD),
+        scores,
+        padded,
+        numpy=cross_entropy,
+    )
 
 every_row = pytest.mark.parametrize(("f", "numpy", "arrays"), TABLE)
 
@@ -304,6 +315,31 @@ def test_sigmoid_and_tanh_are_exact_at_both_ends(dtype):
     assert_array_equal(x.grad, [0, 0, 1, 0, 0])
 
 
+@pytest.mark.parametrize("axis", [None, 0, (0, 1)])
+def test_sums_and_means_of_float16_are_summed_in_float32(axis):
+    """The sum of 4,000 times 300 is more than the largest float16, and 2048 + 1 is 2048 again."""
+    x = Tensor(np.full((4000, 3), 300, np.float16))
+    mean = x.mean(axis=axis)
+    mean.backward(np.full(mean.shape, 400, np.float16))
+    assert mean.dtype == x.grad.dtype == np.float16 and (mean.data == 300).all()
+    assert_allclose(x.grad, 400 * mean.data.size / x.data.size, rtol=1e-2)
+    assert (Tensor(np.ones((4000, 2), np.float16)).sum(axis=axis).data == 8000 / (1 if axis != 0 else 2)).all()
+
+
+RELU_AT_THE_ENDS = {"x": [NAN, -INF, -0.0, 0, INF], "y": [NAN, 0, 0, 0, INF], "gx": [NAN, 0, 0, 0, 2]}
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.complex128])
+def test_relu_hides_nothing_that_is_not_a_number(dtype):
+    """With 0 in its place the loss would stay finite, and nobody would notice a NaN in the weights."""
+    x = Tensor(np.array(RELU_AT_THE_ENDS["x"], dtype))
+    y = ops.relu(x)
+    y.backward(np.full(5, 2, dtype))
+    assert y.dtype == x.grad.dtype == dtype
+    assert_array_equal(y.data, np.array(RELU_AT_THE_ENDS["y"], dtype))
+    assert_array_equal(x.grad, np.array(RELU_AT_THE_ENDS["gx"], dtype))
+
+
 def test_softmax_cross_entropy_by_hand():
     """Columns (0, ln 3) and (ln 4, 0): p = (1/4, 3/4) and (4/5, 1/5), the targets have 1/4 and 1/5: ln(4 * 5) / 2."""
     scores = Tensor(np.array([[0.0, np.log(4)], [np.log(3), 0.0]]))
@@ -344,6 +380,12 @@ def test_targets_must_have_the_shape_of_the_columns(shape):
     assert f"(3, 5, 2) and {shape}" in str(error.value)
 
 
+@pytest.mark.parametrize("shape", [(3,), ()])
+def test_scores_must_have_an_axis_of_classes_and_one_of_columns(shape):
+    with pytest.raises(ValueError, match=rf"scores must be \(T, V, B\) or \(V, B\), got {re.escape(str(shape))}"):
+        ops.softmax_cross_entropy(Tensor(normal(*shape)), np.zeros(shape, int))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.bool_])
 def test_targets_must_be_integers(dtype):
     with pytest.raises(TypeError, match=f"targets must be integers, got {np.dtype(dtype)}"):
@@ -355,6 +397,46 @@ def test_targets_must_be_classes(target):
     """-1 is a usual mark for "no target"; taken as an index, it would be the last class."""
     with pytest.raises(IndexError, match="SoftmaxCrossEntropy"):
         ops.softmax_cross_entropy(Tensor(normal(5, 2)), np.array([0, target]))
+
+
+@pytest.mark.parametrize(("mark", "dtype"), [(-1, np.int64), (-100, np.int8), (5, np.uint8), (2, np.int32)])
+def test_targets_that_are_ignored_count_neither_in_the_mean_nor_in_the_gradient(mark, dtype):
+    """The scores of padding may be anything, NaN as well. The mark may be a class, such as that of the padding."""
+    scores, targets = normal(4, 5, 3).astype(np.float32), np.array([[0, 1, mark], [3, mark, 4], [0, 4, 1], [mark] * 3])
+    ignored = targets == mark
+    x = Tensor(np.where(ignored[:, None], np.float32(NAN), scores))
+    loss = ops.softmax_cross_entropy(x, targets.astype(dtype), ignore_index=mark)
+    loss.backward()
+    right = Tensor(np.moveaxis(scores, 1, 2)[~ignored].T)  # (V, N)
+    expected = ops.softmax_cross_entropy(right, targets[~ignored])
+    expected.backward()
+    assert loss.dtype == x.grad.dtype == np.float32
+    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    assert not x.grad[np.broadcast_to(ignored[:, None], x.shape)].any()
+    assert_allclose(np.moveaxis(x.grad, 1, 2)[~ignored].T, right.grad, rtol=1e-6)
+
+
+def test_without_a_target_that_counts_there_is_no_mean():
+    sentence = "all targets are ignore_index, -1, but a mean needs at least one that counts"
+    with pytest.raises(ValueError, match=sentence):
+        ops.softmax_cross_entropy(Tensor(normal(5, 2)), np.array([-1, -1]), ignore_index=-1)
+
+
+@pytest.mark.parametrize("target", [5, -2])
+def test_a_target_that_is_neither_a_class_nor_ignored_is_refused(target):
+    with pytest.raises(IndexError, match="SoftmaxCrossEntropy"):
+        ops.softmax_cross_entropy(Tensor(normal(5, 3)), np.array([0, target, -1]), ignore_index=-1)
+
+
+def test_cross_entropy_of_float16_is_summed_in_float32():
+    """A float16 sum of exponentials stays at 2048 for ever, as 2048 + 1 is rounded to 2048."""
+    x = Tensor(np.zeros((20, 5000, 3), np.float16))
+    loss = ops.softmax_cross_entropy(x, np.zeros((20, 3), int))
+    loss.backward(np.array(60, np.float16))
+    assert loss.dtype == x.grad.dtype == np.float16
+    assert float(loss) == pytest.approx(np.log(5000), rel=1e-3)
+    assert_allclose(x.grad[:, 0], 1 / 5000 - 1, rtol=1e-3)
+    assert_allclose(x.grad[:, 1:], 1 / 5000, rtol=1e-3)
 
 
 def test_cross_entropy_of_no_column_is_refused():

@@ -1,5 +1,7 @@
 """`run.py plot` and `run.py report`: one figure, tables, saved runs, and what is refused."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.helpers.commands import refused_here
@@ -21,11 +23,50 @@ def test_plot_draws_two_runs_into_one_figure(program, runs, tmp_path, capsys):
     assert out.read_text().count("<svg") == 1
 
 
-def test_plot_refuses_what_is_not_a_run_and_what_is_not_a_figure(runs, tmp_path, capsys):
+@pytest.mark.parametrize(("name", "written"), [("curves", "curves.png"), ("new/c.PDF", "new/c.PDF")])
+def test_the_ending_of_a_figure_is_its_format_and_without_one_it_is_png(name, written, program, runs, tmp_path, capsys):
+    assert program.main(["plot", str(runs / "a"), "--out", str(tmp_path / name)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / written}\n"
+    start = (tmp_path / written).read_bytes()[:4]
+    assert start == {".png": b"\x89PNG", ".PDF": b"%PDF"}[(tmp_path / written).suffix]
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / written]
+
+
+def test_plot_refuses_what_is_not_a_run(tmp_path, capsys):
     assert "needs at least one run folder" in refused_here(capsys, "plot")
     assert "not the folder of a run" in refused_here(capsys, "plot", tmp_path)
-    assert "curves.xyz" in refused_here(capsys, "plot", runs / "a", "--out", tmp_path / "curves.xyz")
-    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "out", "sentence"),
+    [
+        ("plot a --out", "c.xyz", "cannot write the figure c.xyz: its name must end in .png, .pdf, .svg"),
+        ("plot a --out", "new/c.pgf", "its name must end in .png, .pdf, .svg"),
+        ("plot a --out", "taken", "cannot write taken: it is a folder"),
+        ("plot a --out", "taken.png", "cannot write taken.png: it is a folder"),
+        ("plot a --out", "file/c.png", "cannot write the figure file/c.png: "),
+        ("plot a --out", "", "plot: --out is empty"),
+        ("plot a --out", ".", "cannot write .: it is a folder"),
+        ("export a --out", "taken", "cannot write taken: it is a folder"),
+        ("export a --out", "file/weights", "cannot write file/weights: Not a directory"),
+        ("export a --out", "", "export: --out is empty"),
+        ("export a --out", "/", "cannot write /: it is a folder"),
+        ("conformance minizone.conformance:Layer --save", "taken", "cannot write taken: it is a folder"),
+        ("conformance minizone.conformance:Layer --save", "", "conformance: --save is empty"),
+        ("report . --save", "", "report: --save is empty"),
+    ],
+)
+def test_a_name_that_cannot_be_written_is_one_sentence_and_leaves_nothing(
+    command, out, sentence, runs, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").symlink_to(runs / "a")
+    for folder in ("taken", "taken.png"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "file").touch()
+    before = sorted(tmp_path.rglob("*"))
+    assert sentence in refused_here(capsys, *command.split(), out)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_report_prints_a_table_and_saves_each_run(program, runs, tmp_path, capsys):
@@ -39,3 +80,38 @@ def test_report_prints_a_table_and_saves_each_run(program, runs, tmp_path, capsy
 
 def test_report_refuses_a_folder_without_a_run(tmp_path, capsys):
     assert "no finished run" in refused_here(capsys, "report", tmp_path)
+
+
+def test_report_writes_a_page_for_folders_and_for_saved_runs(program, runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert program.main(["report", str(runs)]) == 0
+    table = capsys.readouterr().out
+    assert program.main(["report", str(runs), "--html", "my pages/a.html", "--save", "saved"]) == 0
+    assert capsys.readouterr().out == f"{table}\nmy pages/a.html\n"
+    assert program.main(["report", "saved", "--html", "b.html"]) == 0
+    pages = [
+        Path(name).read_text().replace(f"Runs in {runs.name}", "Runs in saved")
+        for name in ("my pages/a.html", "b.html")
+    ]
+    assert pages[0] == pages[1] and pages[0].startswith("<!DOCTYPE html>") and "(stand-in)" in pages[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ("--save file", "cannot save runs in file: it is a file; give the name of a folder"),
+        ("--save file/x", "Not a directory: file/x"),
+        ("--save runs/x", "cannot save runs in runs/x: the next report of runs would find each twice"),
+        ("--html runs", "cannot write runs: it is a folder"),
+        ("--html file/page.html", "cannot write file/page.html: Not a directory"),
+    ],
+)
+def test_report_says_what_it_cannot_write_before_it_prints_a_table(
+    flags, sentence, runs, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "runs").symlink_to(runs)
+    assert sentence in refused_here(capsys, "report", "runs", *flags.split())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "runs"]
+    assert sorted(path.name for path in runs.iterdir()) == ["a", "b"]

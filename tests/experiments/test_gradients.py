@@ -10,7 +10,7 @@ import pytest
 import minizone.experiments.gradients as gradients
 from minizone import Tensor
 from minizone.autograd.ops import softmax_cross_entropy, tanh
-from minizone.experiments.gradients import METHODS, PRESETS, Gradients, normalized_rnn_gradients, run
+from minizone.experiments.gradients import METHODS, PRESETS, Gradients, normalized_rnn_gradients, norms_over_time, run
 from minizone.recurrent.cells import batch_normalize, lstm_cell
 from minizone.runs.training import Interrupted
 
@@ -114,3 +114,9 @@ def test_an_interrupted_run_goes_on_to_the_same_norms(tmp_path):
     resumed = run(replace(TINY, resume=True), tmp_path / "cut", quiet)
     np.testing.assert_array_equal(resumed["norms"], whole["norms"])
     np.testing.assert_array_equal(resumed["gamma_norms"], whole["gamma_norms"])
+
+
+def test_the_norm_of_a_vanishing_gradient_is_not_0():
+    """Its square would be 0 in float32, and the curve would end where the gradient is 1e-23."""
+    norms = norms_over_time(np.full((2, 4, 3), 1e-30, np.float32))
+    np.testing.assert_allclose(norms, 2e-30, rtol=1e-6)

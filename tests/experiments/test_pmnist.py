@@ -208,6 +208,14 @@ def test_error_is_the_share_of_wrong_classes_image_by_image(options):
     assert made.error(images) == made.validate() == wrong / 30
 
 
+def test_a_model_whose_scores_are_not_numbers_is_never_right():
+    """`argmax` takes the first NaN for the largest number, and one label in ten is 0."""
+    made = experiment()
+    made.model.output.b.data[:] = np.nan
+    assert made.error(made.data.valid) == 1
+    assert made.loss(made.batches(1)[0], rng()).measure == 1
+
+
 def test_exact_statistics_are_used_for_the_test_and_leave_no_trace():
     made = experiment(**BN, z_prob_cells=0.15, z_prob_states=0.15, share_mask=True)
     for batch in made.batches(1):

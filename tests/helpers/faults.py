@@ -46,7 +46,7 @@ WRITES = [  # what a run does to the files in its folder, in order
     ]
     * 2,
     *[f"{what} summary.json" for what in ("open", "fsync", "rename")],
-    *[f"{what} curves.png" for what in ("open", "rename")],
+    *[f"{what} curves.png" for what in ("open", "fsync", "rename")],
     "remove lock",
 ]
 
@@ -153,7 +153,7 @@ def _watch(folder: str, signal_number: int | None, at: int, log: str | None) -> 
     writes: list[str] = []
 
     def note(what: str, path: str) -> None:
-        name = os.path.basename(path).removesuffix(".tmp").removeprefix(".tmp-")
+        name = os.path.basename(path).removesuffix(".tmp")
         writes.append(f"{what} {name}")
         if log:
             with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "w") as file:

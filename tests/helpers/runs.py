@@ -67,12 +67,13 @@ def make_run(
 ) -> Path:
     """Write the folder of a finished run, without checkpoints, that nobody trained; returns it."""
     folder.mkdir(parents=True)
-    changed = {"seed": seed} | ({"z_prob_cells": z, "augment": False} if z else {})
+    zoneout = {"z_prob_cells": z, "z_prob_states": z / 10}
+    changed = {"seed": seed} | (zoneout | {"augment": False} if z else {})
     config = {
         "task": task,
         "metric": "bpc",
         "unit": "bits per character",
-        "settings": {"seed": seed, "preset": "paper", "z_prob_cells": z},
+        "settings": {"seed": seed, "preset": "paper", **zoneout},
         "changed": changed,
         "dataset": {"name": dataset, "sha256": {}},
         "machine": "AMD EPYC, 2 cores",

@@ -59,6 +59,32 @@ def test_updates_are_those_of_the_cpu_and_a_gradient_that_is_not_a_number_change
         assert value.tobytes() == on_gpu[-2][name].tobytes(), name
 
 
+@pytest.mark.parametrize("clip_what", ["step", "gradient"])
+@pytest.mark.parametrize("kind", [SGD, Momentum, RMSProp, Adam])
+def test_float16_parameters_move_as_on_the_cpu(gpu, kind, clip_what):
+    found, dtype, size = [], np.float16, 300
+    for device in (gpu, Device()):
+        p = Tensor(device.to_device(np.ones(4, dtype)))
+        optimizer = kind([p], 0.02 / size if kind in (SGD, Momentum) else 0.02, clip=1.0, clip_what=clip_what)
+        for _ in range(2):
+            p.grad = device.to_device(np.full(4, size, dtype))
+            norm = optimizer.step()
+        assert float(norm) == pytest.approx(2 * size) and p.dtype == dtype
+        found.append(to_host(p.data))
+    np.testing.assert_allclose(*found, rtol=np.finfo(dtype).eps)
+
+
+def test_what_is_not_a_number_stays_so_on_both_devices(gpu):
+    """The floor of RMSProp must not hide a NaN in its average."""
+    for device in (gpu, Device()):
+        p = Tensor(device.to_device(np.zeros(2)))
+        optimizer = RMSProp([p], 0.1)
+        optimizer.load_state_dict({"ms.0": np.array([np.nan, 1.0]), "steps": np.array([1])})
+        p.grad = device.to_device(np.ones(2))
+        optimizer.step()
+        assert np.isnan(to_host(p.data)).tolist() == [True, False]
+
+
 def test_the_norm_stays_on_the_device(gpu, never_waiting):
     p = Tensor(gpu.to_device(np.ones((3, 2), np.float32)))
     optimizer = Adam([p], 0.1, clip=1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -244,6 +245,14 @@ def test_linear_starts_with_bias_zero_and_the_weights_of_its_initializer(dtype):
     assert np.array_equal(Linear(3, 4, rng=rng()).W.data, orthogonal_blocks(rng(), (4, 3)))
 
 
+@pytest.mark.parametrize("shape", [(3,), (), (4, 2), (3, 2, 5, 1), (5, 3, 2, 1), (1, 5, 3, 2), (2, 4, 3)])
+def test_linear_refuses_another_shape(shape):
+    """A vector (3,) was once broadcast with the bias."""
+    sentence = f"x must be (T, 3, B) or (3, B) for W (2, 3), got {shape}"
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        Linear(3, 2, rng=rng())(Tensor(np.ones(shape)))
+
+
 # ---- Embedding
 
 
@@ -263,3 +272,12 @@ def test_embedding_is_the_product_with_one_hot_columns_forward_and_backward(toke
 def test_embedding_refuses_a_token_outside_its_vocabulary(token):
     with pytest.raises(IndexError, match=rf"tokens must be in \[0, 5\), got {min(token, 2)} to {max(token, 2)}"):
         Embedding(5, 3, rng=rng())(np.array([[2, token]]))
+
+
+@pytest.mark.parametrize("tokens", [[0, 1], 1, [[[0]]], [[0.0, 1.0]], [[True, False]]])
+def test_embedding_says_that_it_wants_integers_with_two_axes(tokens):
+    """Booleans were once taken as tokens 0 and 1."""
+    tokens = np.array(tokens)
+    sentence = f"tokens must be integers (T, B), got {tokens.shape} of {tokens.dtype}"
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        Embedding(5, 3, rng=rng())(tokens)

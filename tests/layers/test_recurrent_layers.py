@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -114,6 +115,32 @@ def test_what_a_layer_cannot_do_is_refused():
     for name in ("dropout", "variational"):
         with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\], got -1"):
             Stack([LSTM(D, H, rng=rng())], **{name: -1})
+
+
+@every_layer
+def test_state_of_another_number_is_refused(kind):
+    """An empty tuple was once taken for the initial states."""
+    made, h = layer(kind), np.ones((H, B))
+    one_less, one_more = (h,) * (len(STATES[kind]) - 1), (h,) * (len(STATES[kind]) + 1)
+    cases: list[Any] = [(state, [(H, B)] * len(state)) for state in ((), one_less, one_more)]
+    cases += [(h, "ndarray"), (Tensor(h), "Tensor")]
+    for state, found in cases:
+        names = "(h, c)" if len(STATES[kind]) == 2 else "(h,)"
+        sentence = re.escape(f"must be {names}, each (H, B), got {found}")
+        with pytest.raises(ValueError, match=sentence):
+            made(normal(T, D, B), state)
+        with pytest.raises(ValueError, match=sentence):
+            Stack([made])(normal(T, D, B), [state])
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_stack_wants_one_state_for_each_layer(n):
+    """One too many was once ignored by ``states``, none at all was once the initial ones."""
+    made = Stack([layer("lstm"), layer("lstm", inputs=H)])
+    state = (Tensor(np.ones((H, B))),) * 2
+    for function in (made, made.states):
+        with pytest.raises(ValueError, match=f"state must be a list of 2, one for each layer, got {n}"):
+            function(normal(T, D, B), [state] * n)
 
 
 # ---- what a layer computes
@@ -266,6 +293,12 @@ def test_raw_inputs_are_not_dropped_but_what_the_layers_make_of_them_is_and_noth
     assert all(np.array_equal(values, x) for values in through_two_layers(Tensor(x), None, **options))
     entered, between, _ = through_two_layers(x, rng(), **options)
     assert np.array_equal(entered, x) and not np.array_equal(between, entered)
+
+
+@pytest.mark.parametrize("options", [{"dropout": 0.5}, {"variational": 0.5}])
+def test_tokens_in_a_tensor_are_not_dropped(options):
+    made, tokens = Stack([layer("lstm")], **options), rng().integers(D, size=(T, B))
+    assert_same({"h": made(Tensor(tokens), rng=rng())[0].data}, {"h": made(tokens, rng=rng())[0].data}, 0.0)
 
 
 @every_layer

@@ -51,6 +51,19 @@ def test_rectifier_makes_0_of_minus_infinity(function):
     assert not function(x, h0, W_x, W_h, np.ones(1), activation="relu").data.any()
 
 
+@every_activation
+@both
+def test_a_weight_that_is_not_a_number_shows_in_the_states_and_in_all_gradients(function, activation):
+    """Unit 0 only has a NaN at first, and unit 1 gets it from there."""
+    arguments = problem(3, 2, gates=1)
+    arguments["W_x"][0, 0] = np.nan
+    leaves = tensors(arguments)
+    h = function(**leaves, activation=activation)
+    assert np.isnan(h.data[0, 0]).all() and np.isfinite(h.data[0, 1:]).all() and np.isnan(h.data[1:]).all()
+    h.backward(np.ones_like(h.data))
+    assert all(np.isnan(leaf.grad).any() for leaf in leaves.values())
+
+
 @pytest.mark.parametrize("activation", ["sigmoid", "Tanh", None])
 def test_unknown_activation_is_named_beside_the_known_ones(activation):
     with pytest.raises(ValueError, match=re.escape(f'activation must be "tanh" or "relu", got {activation!r}')):

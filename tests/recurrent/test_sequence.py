@@ -328,10 +328,11 @@ def test_time_is_linear_in_the_steps_and_backward_takes_at_most_twice_its_forwar
     ("name", "shape", "sentence"),
     [
         ("x", (7, 6, 3), "x must be (T, 5, B) for W_x ({GH}, 5), or integers (T, B); got (7, 6, 3)"),
-        ("x", (7, 3), "x must be (T, 5, B) for W_x ({GH}, 5), or integers (T, B); got (7, 3)"),
+        ("x", (7, 3), "x must be (T, 5, B) for W_x ({GH}, 5), or integers (T, B); got (7, 3) of float64"),
         ("h0", (H, 2), "initial states must be (H, B) = (4, 3), got (4, 2)"),
         ("h0", (H,), "initial states must be (H, B) = (4, 3), got (4,)"),
         ("W_h", (2 * H, H), "W_h must be ({G}H, H), got (8, 4)"),
+        ("W_h", (), "W_h must be ({G}H, H), got ()"),
         ("W_x", (2 * H, 5), "W_x must be ({GH}, D) and b ({GH},) for W_h ({GH}, 4), got (8, 5), ({GH},)"),
         ("b", (2 * H,), "W_x must be ({GH}, D) and b ({GH},) for W_h ({GH}, 4), got ({GH}, 5), (8,)"),
     ],

@@ -1,38 +1,154 @@
 """Figures show what the logs of the runs say."""
 
+import json
+import math
+import re
+
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 
 from minizone import UserError
-from minizone.runs.plotting import plot_runs
+from minizone.runs.files import read_rows, read_run, write_rows
+from minizone.runs.groups import group_by_settings
+from minizone.runs.plotting import COLORS, draw_runs, plot_runs, to_svg
 from tests.helpers.runs import make_run
 
 
 @pytest.fixture
-def drawn(monkeypatch):
-    """The axes of the figures that are drawn, kept open."""
-    axes = []
-    monkeypatch.setattr(plt, "close", lambda figure: axes.extend(figure.axes))
-    yield axes
-    monkeypatch.undo()
+def axes():
+    """Draw run folders; returns the axes. The figures are closed at the end."""
+
+    def draw(*folders):
+        return draw_runs(group_by_settings(map(read_run, folders))).axes[0]
+
+    yield draw
     plt.close("all")
 
 
-def test_curves_are_the_rows_of_the_log_and_the_paper_is_dashed(drawn, tmp_path):
-    plot_runs([make_run(tmp_path / "one"), make_run(tmp_path / "two", valid=(2.5, 2.25))], tmp_path / "x.png")
-    lines = {line.get_label(): line for line in drawn[0].lines}
+def legend(axes):
+    return {text.get_text().replace("\n", " "): handle for text, handle in entries(axes)}
+
+
+def entries(axes):
+    (found,) = axes.figure.legends
+    return zip(found.get_texts(), found.legend_handles, strict=True)
+
+
+def curves(axes):
+    return {line.get_label(): line for line in axes.lines}
+
+
+def test_curves_are_the_rows_of_the_log_and_the_paper_is_dashed(axes, tmp_path):
+    drawn = axes(make_run(tmp_path / "one"), make_run(tmp_path / "two", z=0.5, valid=(2.5, 2.25)))
+    lines = curves(drawn)
     assert list(lines["one: best 1.500"].get_ydata()) == [2.0, 1.5, 1.75]
     assert list(lines["two: best 2.250"].get_ydata()) == [2.5, 2.25]
-    dashed = [line for line in drawn[0].lines if line.get_linestyle() == "--"]
-    assert [line.get_ydata()[0] for line in dashed] == [1.362]
-    assert drawn[0].get_title() == "char-ptb on PTB, authors' form" and drawn[0].get_ylabel() == "bits per character"
+    paper = lines["paper, Zoneout: 1.362"]
+    assert list(paper.get_ydata()) == [1.362, 1.362] and paper.is_dashed()
+    assert paper.get_color() == lines["two: best 2.250"].get_color() == COLORS[1]  # of the same regularizers
+    assert drawn.get_title() == "char-ptb on PTB, authors' form" and drawn.get_ylabel() == "bits per character"
 
 
-def test_runs_on_other_data_show_no_number_of_the_paper_and_name_their_data(drawn, tmp_path):
-    a = make_run(tmp_path / "one", dataset="manual", reference={})
-    plot_runs([a, make_run(tmp_path / "two")], tmp_path / "x.png")
-    assert not [line for line in drawn[0].lines if line.get_linestyle() == "--"]
-    assert "one, manual: best 1.500" in [line.get_label() for line in drawn[0].lines]
+def test_seeds_are_one_curve_with_a_band_over_the_seeds_that_are_there(axes, tmp_path):
+    drawn = axes(
+        make_run(tmp_path / "lstm-seed1", 1, valid=(3.0, 2.0, 1.0)),
+        make_run(tmp_path / "lstm-seed2", 2, valid=(5.0, 2.0)),
+        make_run(tmp_path / "lstm-seed3", 3, valid=(4.0, 2.0, 2.0)),
+    )
+    (label,) = [label for label in legend(drawn) if label.startswith("lstm")]
+    assert label == "lstm: best 1.667 ± 0.577, n = 3 with 2 to 3 epochs"
+    assert list(curves(drawn)[label].get_ydata()) == [4.0, 2.0, 1.5]
+    (band,) = drawn.collections
+    edges = {tuple(point) for point in band.get_paths()[0].vertices.round(6)}
+    assert {(1, 3), (1, 5), (2, 2), (3, round(1.5 - 0.5**0.5, 6)), (3, round(1.5 + 0.5**0.5, 6))} <= edges
+    assert "over the seeds that are there" in drawn.figure.legends[0].get_title().get_text().replace("\n", " ")
+
+
+def test_an_epoch_that_is_not_a_number_is_a_gap_and_never_the_best(axes, tmp_path):
+    folder = make_run(tmp_path / "a", valid=(2.0, math.nan, 1.5))
+    (folder / "summary.json").unlink()
+    valid = curves(axes(folder))["a: best 1.500"].get_ydata()
+    np.testing.assert_array_equal(valid, [2.0, math.nan, 1.5])
+
+
+def test_runs_of_a_task_that_becomes_harder_are_not_averaged(axes, tmp_path):
+    folders = [make_run(tmp_path / f"lstm-seed{seed}", seed, valid=(0.5, 0.25)) for seed in (1, 2)]
+    for folder, difficulty in zip(folders, (3, 4), strict=True):
+        log = folder / "metrics.jsonl"
+        write_rows(log, [{**row, "difficulty": difficulty} for row in read_rows(log)])
+    drawn = axes(*folders)
+    assert len([line for line in drawn.lines if list(line.get_ydata()) == [0.5, 0.25]]) == 2
+    assert not drawn.collections
+    label = next(iter(legend(drawn)))
+    assert label == "lstm: best 0.250 at 3 digits (1 of 2 seeds); 0.250 at 4 digits (1 of 2 seeds), n = 2"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "reference", "shown"),
+    [
+        ("PTB, authors' form", None, True),
+        ("PTB, authors' form, first 500 characters", {}, False),
+        ("PTB", None, False),
+        ("manual (stand-in)", {}, False),
+    ],
+)
+def test_the_authors_curve_is_beside_runs_on_the_whole_of_their_text_only(dataset, reference, shown, axes, tmp_path):
+    drawn = axes(make_run(tmp_path / "a", dataset=dataset, reference=reference))
+    published = [line for line in drawn.lines if line.get_label().startswith("the authors'")]
+    assert len(published) == shown
+    if shown:
+        valid = published[0].get_ydata()
+        assert len(valid) == 110 and valid[0] == 1.7333 and valid.argmin() == 106 and valid.min() == 1.3644
+        assert drawn.get_xlim() == (0.5, 26.5)
+
+
+def test_runs_on_several_data_sets_show_no_number_of_the_paper_and_name_their_data(axes, tmp_path):
+    drawn = axes(make_run(tmp_path / "two"), make_run(tmp_path / "one", dataset="manual", reference={}))
+    assert list(legend(drawn)) == ["two, PTB, authors' form: best 1.500", "one, manual: best 1.500"]
+
+
+def test_many_runs_differ_in_color_and_then_in_line_style(axes, tmp_path):
+    drawn = axes(*(make_run(tmp_path / f"run{k}", z=k / 20) for k in range(18)))
+    styles = {(h.get_color(), str(h._dash_pattern)) for label, h in legend(drawn).items() if label.startswith("run")}
+    assert len(styles) == 18
+
+
+def test_long_names_are_wrapped_and_no_name_is_a_formula_or_hidden(axes, tmp_path):
+    name = "_$x_$ " + "and so on " * 20
+    drawn = axes(make_run(tmp_path / name.strip(), dataset=name * 2))
+    drawn.figure.draw_without_rendering()
+    width = drawn.figure.bbox.width
+    texts = [drawn.title, *drawn.figure.legends[0].get_texts(), drawn.figure.legends[0].get_title()]
+    for text in texts:
+        box = text.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= width, text.get_text()
+    assert r"\$x_\$" in drawn.title.get_text() and r"_\$x_\$" in next(iter(legend(drawn)))
+    assert len(legend(drawn)) == 2  # the run and the paper
+
+
+def test_a_saved_run_and_every_format_can_be_drawn(tmp_path):
+    run = read_run(make_run(tmp_path / "a"))
+    (tmp_path / "a.json").write_text(json.dumps(run))
+    for kind, start in ((".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")):
+        figures = [tmp_path / f"{name}{kind}" for name in ("folder", "saved")]
+        plot_runs([tmp_path / "a"], figures[0])
+        plot_runs([tmp_path / "a.json"], figures[1])
+        assert figures[0].read_bytes().startswith(start) and figures[0].read_bytes() == figures[1].read_bytes()
+
+
+def test_ids_of_two_figures_in_one_page_do_not_clash_and_all_references_are_found(tmp_path):
+    groups = group_by_settings([read_run(make_run(tmp_path / "a"))])
+    one, two = (to_svg(draw_runs(groups), prefix) for prefix in ("one", "two"))
+    ids = [set(re.findall(r'\bid="([^"]*)"', svg)) for svg in (one, two)]
+    assert ids[0] and not ids[0] & ids[1]
+    for svg, known in zip((one, two), ids, strict=True):
+        used = set(re.findall(r'href="#([^"]*)"', svg)) | set(re.findall(r"url\(#([^)]*)\)", svg))
+        assert used and used <= known
+
+
+def test_a_name_without_letters_in_the_font_gives_no_warning(tmp_path):
+    plot_runs([make_run(tmp_path / "a", dataset="红楼梦")], tmp_path / "x.png")
 
 
 def test_runs_of_two_tasks_have_no_common_axis(tmp_path):

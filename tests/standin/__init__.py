@@ -156,7 +156,7 @@ class Cupy:
 
     def asarray(self, a: Any, dtype: Any = None) -> ndarray:
         if isinstance(a, ndarray):
-            return a if dtype in (None, a.dtype) else a.astype(dtype)
+            return a if dtype is None or dtype == a.dtype else a.astype(dtype)
         self.refuse_in_capture("a copy to the device")
         self.counts.to_device += 1
         return self.new(np.array(a, dtype))

@@ -24,7 +24,7 @@ METHODS = ["any", "argmax", "astype", "copy", "max", "mean", "min", "reshape", "
 KEYWORDS = ["axis", "copy", "dtype", "keepdims", "kind", "out"]  # of these; not "where", "initial" or "mode"
 ARITHMETIC = ["add", "subtract", "multiply", "divide", "floor_divide", "remainder", "power", "negative", "absolute"]
 LOGIC = ["less", "less_equal", "greater", "greater_equal", "equal", "not_equal", "bitwise_and", "bitwise_or", "invert"]
-UFUNCS = {*ARITHMETIC, *LOGIC, "exp", "isfinite", "log", "maximum", "minimum", "sqrt", "tanh"}
+UFUNCS = {*ARITHMETIC, *LOGIC, "exp", "isfinite", "isnan", "log", "maximum", "minimum", "sign", "sqrt", "tanh"}
 
 KEEPS_ORDER = {"astype", "full_like", "ones_like", "zeros_like"}  # every other result is C-contiguous
 TAKES_HOST_ARRAYS = {"reshape", "transpose"}  # as shape and as axes

@@ -8,7 +8,7 @@ from minizone.kernels.cpu.lstm import lstm_backward, lstm_forward
 from minizone.kernels.cpu.optim import clip_factor, norm
 from minizone.kernels.cpu.products import PART, add_product, product, project, times_stack
 from minizone.kernels.cpu.rnn import rnn_backward, rnn_forward
-from minizone.kernels.cpu.softmax import cross_entropy_backward, cross_entropy_forward
+from minizone.kernels.cpu.softmax import cross_entropy_backward, cross_entropy_forward, which_count
 from minizone.kernels.cpu.tokens import add_up_tokens, check_tokens, take_columns
 
 __all__ = [
@@ -34,4 +34,5 @@ __all__ = [
     "rnn_forward",
     "take_columns",
     "times_stack",
+    "which_count",
 ]

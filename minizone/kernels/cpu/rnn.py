@@ -16,9 +16,9 @@ def rnn_forward(a: Array, h: Array, masks: Masks, relu: bool, new_h: Array, scra
     xp, H = array_module(a), len(h)
     u, v = scratch[:H], scratch[H : 2 * H]
     if relu and a.dtype.kind == "c":
-        a *= a.real > 0
+        a[...] = xp.where(a.real <= 0, 0, a)
     elif relu:
-        xp.maximum(a, 0, out=a)  # not a product, since -inf * 0 is NaN
+        xp.maximum(a, 0, out=a)  # NaN stays NaN; not a product, since -inf * 0 is NaN
     else:
         xp.tanh(a, out=a)
     u[...] = a
@@ -34,7 +34,8 @@ def rnn_backward(a: Array, masks: Masks, relu: bool, d: Gradients) -> None:
     xp, dh = array_module(a), d.h
     zone_out_back(dh, masks.keep_h, d.h_out, d.h_before)  # dh is now that of h~
     if relu:
-        xp.multiply(dh, a.real > 0, out=a)
+        xp.sign(a.real, out=a)  # 1 where h~ > 0, 0 where it is 0, NaN where it is NaN
+        a *= dh
     else:
         xp.multiply(a, a, out=a)  # da = dh~ * (1 - h~^2)
         xp.subtract(1, a, out=a)

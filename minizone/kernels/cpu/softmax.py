@@ -5,8 +5,17 @@ from __future__ import annotations
 from minizone.backend import Array, array_module
 
 
+def which_count(targets: Array, ignore_index: int) -> tuple[Array, int]:
+    """Where targets (T, B) are not ``ignore_index``, and how often. Raises ValueError if that is nowhere."""
+    counted = targets != ignore_index
+    n = int(counted.sum())
+    if n == 0:
+        raise ValueError(f"all targets are ignore_index, {ignore_index}, but a mean needs at least one that counts")
+    return counted, n
+
+
 def cross_entropy_forward(scores: Array, targets: Array) -> tuple[Array, Array]:
-    """Probabilities (T, V, B) and the mean of -log p(target) in nats, of scores (T, V, B) and targets (T, B).
+    """Probabilities (T, V, B) and -log p(target) in nats (T, B), of scores (T, V, B) and targets (T, B).
 
     Raises IndexError for a target that is not a class.
     """
@@ -18,12 +27,11 @@ def cross_entropy_forward(scores: Array, targets: Array) -> tuple[Array, Array]:
     xp.exp(p, out=p)
     total = p.sum(axis=-2, keepdims=True)  # (T, 1, B)
     xp.divide(p, total, out=p)
-    return p, (xp.log(total).reshape(right.shape) - right).mean()
+    return p, xp.log(total).reshape(right.shape) - right
 
 
-def cross_entropy_backward(p: Array, targets: Array, gy: Array) -> Array:
-    """dLoss/dscores (T, V, B), from the probabilities and dLoss/d(the mean)."""
-    scale = gy / targets.size
+def cross_entropy_backward(p: Array, targets: Array, scale: Array) -> Array:
+    """dLoss/dscores (T, V, B), from the probabilities and dLoss/d(nats), the same for all columns: ()."""
     gx = p * scale
     gx[_right(targets)] -= scale
     return gx

@@ -8,7 +8,7 @@ from minizone.kernels.gpu.lstm import lstm_backward, lstm_forward
 from minizone.kernels.gpu.optim import clip_factor, norm
 from minizone.kernels.gpu.products import PART, add_product, product, project, times_stack
 from minizone.kernels.gpu.rnn import rnn_backward, rnn_forward
-from minizone.kernels.gpu.softmax import cross_entropy_backward, cross_entropy_forward
+from minizone.kernels.gpu.softmax import cross_entropy_backward, cross_entropy_forward, which_count
 from minizone.kernels.gpu.tokens import add_up_tokens, check_tokens, take_columns
 
 __all__ = [
@@ -34,4 +34,5 @@ __all__ = [
     "rnn_forward",
     "take_columns",
     "times_stack",
+    "which_count",
 ]

@@ -62,11 +62,11 @@ def momentum(g: Array, velocity: Array, rate: float, momentum: float) -> Array:
     return step
 
 
-_RMS_PROP = _update(
+_RMS_PROP = _update(  # max() of NaN and the floor would be the floor
     "rms_prop",
     "T rate, T decay, T rest, T floor",
     "T ms, ",
-    "ms = decay * ms + rest * g * g; step = rate * g / max(sqrt(ms), floor);",
+    "ms = decay * ms + rest * g * g; step = rate * g / (sqrt(ms) < floor ? floor : sqrt(ms));",
 )
 
 

@@ -32,7 +32,7 @@ _BACKWARD = Kernel(
     const T dh = dh_later + dh_out;
     dh_before = keep_h * dh;
     const T dh_new = dh - dh_before;
-    a = relu ? (a > 0 ? dh_new : T(0)) : dh_new * (1 - a * a);
+    a = dh_new * (relu ? (a > 0 ? T(1) : a) : 1 - a * a);  // of a rectifier, a is 0 or NaN if not above 0
     """,
 )
 

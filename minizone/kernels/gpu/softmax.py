@@ -24,8 +24,14 @@ _CROSS_ENTROPY_BACKWARD = Kernel(
 )
 
 
+def which_count(targets: Array, ignore_index: int) -> tuple[Array, Array]:
+    """Where targets (T, B) are not ``ignore_index``, and how often, an array (): the host does not see if it is 0."""
+    counted = targets != ignore_index
+    return counted, counted.sum()
+
+
 def cross_entropy_forward(scores: Array, targets: Array) -> tuple[Array, Array]:
-    """Probabilities (T, V, B) and the mean of -log p(target) in nats; NaN where a target is not a class."""
+    """Probabilities (T, V, B) and -log p(target) in nats (T, B); NaN where a target is not a class."""
     xp, scores = array_module(scores), array_module(scores).ascontiguousarray(scores)
     V, B = scores.shape[-2:]
     largest = scores.max(axis=-2, keepdims=True)  # (T, 1, B)
@@ -33,12 +39,12 @@ def cross_entropy_forward(scores: Array, targets: Array) -> tuple[Array, Array]:
     p, nats = xp.empty(scores.shape, scores.dtype), xp.empty(targets.shape, scores.dtype)
     _SOFTMAX(scores, largest, total, p)
     _NATS(scores, largest.reshape(targets.shape), total.reshape(targets.shape), targets, V, B, nats)
-    return p, nats.mean()
+    return p, nats
 
 
-def cross_entropy_backward(p: Array, targets: Array, gy: Array) -> Array:
-    """dLoss/dscores (T, V, B), from the probabilities and dLoss/d(the mean)."""
+def cross_entropy_backward(p: Array, targets: Array, scale: Array) -> Array:
+    """dLoss/dscores (T, V, B), from the probabilities and dLoss/d(nats), the same for all columns: ()."""
     xp, (V, B) = array_module(p), p.shape[-2:]
     gx = xp.empty(p.shape, p.dtype)
-    _CROSS_ENTROPY_BACKWARD(p, xp.expand_dims(targets, -2), gy / targets.size, V, B, gx)
+    _CROSS_ENTROPY_BACKWARD(p, xp.expand_dims(targets, -2), scale, V, B, gx)
     return gx

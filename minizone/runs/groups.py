@@ -1,0 +1,167 @@
+"""Runs that differ in nothing but the seed: a row of a table, a line of a figure. And how results are written."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from minizone.runs.files import Row, Run
+
+Result = tuple[float, int | None]  # of the metric; and the difficulty of a task that becomes harder: digits of a number
+
+NOT_A_DIFFERENCE = {"seed", "data_dir", "offline", "max_minutes"}  # runs of one group may differ in these settings
+REGULARIZERS = (
+    "z_prob_cells", "z_prob_states", "share_mask", "static_mask", "stoch_depth", "gaussian_drop", "drop_prob_igates",
+    "output_gate", "ogates_zoneout", "dropout", "variational_dropout", "input_drop", "norm_cost_coeff", "weight_noise",
+    "l2_regularization", "batch_normalization",
+)  # fmt: skip
+FORMATS = {"ppl": ".1f", "cost": ".3g"}  # other metrics: .3f
+OFF = (0, "0", "0.0", "plain", None)  # their values without an effect; False is 0
+PAPER_OF_CHARACTERS: dict[str, dict[str, Any]] = {
+    "Unregularized LSTM": {},
+    "Zoneout": {"z_prob_cells": 0.5, "z_prob_states": 0.05},
+}
+PAPER: dict[str, dict[str, dict[str, Any]]] = {  # the regularizers of each row of the paper's tables
+    "char-ptb": PAPER_OF_CHARACTERS,
+    "text8": PAPER_OF_CHARACTERS,
+    "word-ptb": {
+        "Unregularized LSTM": {},
+        "Non-recurrent dropout": {"dropout": 0.65},
+        "Zoneout": {"dropout": 0.65, "z_prob_cells": 0.25, "z_prob_states": 0.025},
+    },
+    "pmnist": {
+        "Unregularized LSTM": {},
+        "Recurrent dropout": {"drop_prob_igates": 0.5},
+        "Zoneout": {"z_prob_cells": 0.15, "z_prob_states": 0.15},
+        "Recurrent batchnorm & Zoneout": {
+            "z_prob_cells": 0.15,
+            "z_prob_states": 0.15,
+            "share_mask": True,
+            "batch_normalization": True,
+        },
+    },
+}
+
+
+@dataclass
+class Group:
+    """Runs (see `minizone.runs.files.read_run`) of one task, data set and command, in the order of their seeds."""
+
+    runs: list[Run]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The config of the first run."""
+        return self.runs[0]["config"]
+
+    @property
+    def metric(self) -> str:
+        return self.config["metric"]
+
+    @property
+    def name(self) -> str:
+        """The name of the runs without their seeds."""
+        return ", ".join(dict.fromkeys(re.sub(r"-?seed\d+(?=-|$)", "", run["name"]) for run in self.runs))
+
+    @property
+    def paper(self) -> str | None:
+        """The row of the paper's table with the same regularizers; None when it has no such row, or other data."""
+        settings = self.config["settings"]
+        if settings.get("rnn_type", "lstm") != "lstm":
+            return None
+        regularizers = {name: settings[name] for name in REGULARIZERS if settings.get(name) not in OFF}
+        for name, of_paper in PAPER.get(self.config["task"], {}).items():
+            if name in self.config["reference"] and regularizers == of_paper:
+                return name
+        return None
+
+    def best_valid(self) -> list[Result]:
+        """The validation result of each run in its best epoch; a run that goes on and has none is left out."""
+        rows = [row for row in map(best_row, self.runs) if row]
+        return [(row[f"valid_{self.metric}"], row.get("difficulty")) for row in rows]
+
+    def test(self) -> list[Result]:
+        """The test result of each run; all must have ended."""
+        summaries = [run["summary"] for run in self.runs]
+        return [(summary[f"test_{self.metric}"], summary.get("difficulty")) for summary in summaries]
+
+
+def group_by_settings(runs: Iterable[Run]) -> list[Group]:
+    """Groups in the order of their first runs. A seed that comes again, as of a repeated run, is in another group."""
+    groups: dict[tuple[object, ...], list[Run]] = defaultdict(list)
+    times: Counter[tuple[object, ...]] = Counter()
+    for run in runs:
+        config = run["config"]
+        settings = (config["task"], config["dataset"]["name"], command(config))
+        seed = config["settings"]["seed"]
+        times[*settings, seed] += 1
+        groups[*settings, times[*settings, seed]].append(run)
+    return [Group(sorted(group, key=lambda run: run["config"]["settings"]["seed"])) for group in groups.values()]
+
+
+def paper_results(groups: Iterable[Group]) -> dict[str, dict[str, float]]:
+    """The paper's results for the data of these groups, as in `minizone.runs.experiment.Experiment.reference`."""
+    return next((group.config["reference"] for group in groups if group.config["reference"]), {})
+
+
+def changed_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run that differ from its preset, but for its seed and the like."""
+    return {name: value for name, value in config["changed"].items() if name not in NOT_A_DIFFERENCE}
+
+
+def command(config: dict[str, Any]) -> str:
+    """The command line of a run, but for its seed."""
+    words = ["python run.py", config["task"]]
+    if config["settings"]["preset"] != "quick":
+        words.append(f"--preset {config['settings']['preset']}")
+    for name, value in changed_settings(config).items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words.append(f"--{flag} {shlex.quote(str(value))}")
+    return " ".join(words)
+
+
+def best_row(run: Run) -> Row | None:
+    """The row of the best epoch; while a run goes on, of the epochs of its last difficulty. None if all are NaN."""
+    rows, valid = run["rows"], f"valid_{run['config']['metric']}"
+    if run["summary"]:
+        return next(row for row in rows if row["epoch"] == run["summary"]["best_epoch"])
+    comparable = [r for r in rows if r.get("difficulty") == rows[-1].get("difficulty") and not math.isnan(r[valid])]
+    return min(comparable, key=lambda row: row[valid], default=None)
+
+
+# ---- results as text
+
+
+def number(value: float, metric: str, sign: str = "") -> str:
+    """A perplexity with one decimal, a cost with three digits, other results with three decimals."""
+    return format(value, sign + FORMATS.get(metric, ".3f"))
+
+
+def mean_and_spread(results: Sequence[Result], metric: str) -> str:
+    """The mean, and the sample standard deviation where there are several. Each difficulty has a mean of its own."""
+    values: dict[int | None, list[float]] = defaultdict(list)
+    for value, difficulty in results:
+        values[difficulty].append(value)
+    texts = []
+    for difficulty, equal in values.items():
+        text = number(statistics.mean(equal), metric)
+        if len(equal) > 1:
+            text += f" ± {number(statistics.stdev(equal), metric)}"
+        text += at_difficulty(difficulty)
+        if len(values) > 1:
+            text += f" ({len(equal)} of {len(results)} seeds)"
+        texts.append(text)
+    return "; ".join(texts)
+
+
+def at_difficulty(difficulty: int | None) -> str:
+    return "" if difficulty is None else f" at {difficulty} digit{'s' if difficulty > 1 else ''}"
