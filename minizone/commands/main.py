@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn, TextIO
 
-from minizone.commands import conformance, export, plot, report, train
+from minizone.commands import conformance, export, plot, report, sample, train
 from minizone.commands.train import TASKS
 from minizone.errors import UserError
 from minizone.runs.training import Interrupted
@@ -19,6 +19,7 @@ from minizone.runs.training import Interrupted
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "plot": plot.main,
     "report": report.main,
+    "sample": sample.main,
     "conformance": conformance.main,
     "export": export.main,
 }
@@ -26,6 +27,7 @@ LEAST_COLUMNS = 50  # of --help: tyro never ends in 5, and has a letter in each 
 USAGE = """usage: python run.py TASK [flags]          train; the flags of a task: python run.py TASK --help
        python run.py plot RUN [RUN ...]    learning curves of runs
        python run.py report [RUNS_DIR]     tables of runs
+       python run.py sample RUN            text from a trained language model
        python run.py conformance MODULE:ADAPTER    is THIS a correct zoneout? (minizone/conformance/__init__.py)
        python run.py export RUN            weights and model of a run for PyTorch; --load-path takes them back
 

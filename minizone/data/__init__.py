@@ -1,12 +1,14 @@
 """Data: found or downloaded, verified, read.
 
 `load_characters` and `load_text8` give texts that are modelled character by character, `load_words` texts that are
-modelled word by word, `load_images` images that are read pixel by pixel. `addition` makes its own data.
+modelled word by word, `load_own_characters` and `load_own_words` a user's own text, `load_images` images that are read
+pixel by pixel. `addition` makes its own data.
 """
 
 from minizone.data.characters import load_characters
 from minizone.data.download import KNOWN_FILES, KnownFile, MissingFile, data_folder, fetch, find, read_verified
 from minizone.data.images import ImageDataset, Images, load_images, permutation
+from minizone.data.own_text import load_own_characters, load_own_words
 from minizone.data.text import TextDataset
 from minizone.data.text8 import load_text8
 from minizone.data.words import load_words
@@ -23,6 +25,8 @@ __all__ = [
     "find",
     "load_characters",
     "load_images",
+    "load_own_characters",
+    "load_own_words",
     "load_text8",
     "load_words",
     "permutation",

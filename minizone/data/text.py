@@ -21,13 +21,16 @@ class TextDataset:
     name : str
         What plots and tables call it.
     train, valid, test : integer array, (N,)
-        One index for each character or word, in reading order: uint8 for characters, int32 for words.
+        One index for each character or word, in reading order: uint8 for characters (of a text with more than 256
+        kinds uint16 or uint32), int32 for words.
     vocabulary : tuple of str
         `vocabulary[i]` is the character or word of index i.
     sha256 : dict
         File name -> sha256 (hex) of the uncompressed file, or of the text if it does not come from a file.
     unit : {"characters", "words"}
         What one index stands for.
+    own : bool
+        Whether it is a text of the user, and not one of a paper or a stand-in.
     """
 
     name: str
@@ -37,6 +40,7 @@ class TextDataset:
     vocabulary: tuple[str, ...]
     sha256: dict[str, str]
     unit: Literal["characters", "words"] = "characters"
+    own: bool = False
 
     @property
     def vocabulary_size(self) -> int:
@@ -70,14 +74,18 @@ def encode_characters(name: str, splits: Sequence[bytes], sha256: dict[str, str]
     return TextDataset(name, train, valid, test, tuple(used.tobytes().decode("latin-1")), sha256)
 
 
-def encode_words(name: str, splits: Sequence[Sequence[str]], sha256: dict[str, str]) -> TextDataset:
+def encode_words(
+    name: str, splits: Sequence[Sequence[str]], sha256: dict[str, str], *, own: bool = False
+) -> TextDataset:
     """Turn three lists of words into indices.
 
-    The vocabulary is that of the first list, the most frequent word first. Equally frequent words are sorted. Every
-    word of the other two lists must be in it.
+    The vocabulary is that of all three lists, the most frequent word of the first list first. Equally frequent words
+    are sorted.
     """
     counts = Counter(splits[0])
+    for words in splits[1:]:
+        counts.update(dict.fromkeys(words, 0))
     vocabulary = tuple(sorted(counts, key=lambda word: (-counts[word], word)))  # (V,)
     index = {word: i for i, word in enumerate(vocabulary)}
     train, valid, test = (np.array([index[word] for word in words], np.int32) for words in splits)  # (N,)
-    return TextDataset(name, train, valid, test, vocabulary, sha256, unit="words")
+    return TextDataset(name, train, valid, test, vocabulary, sha256, unit="words", own=own)

@@ -11,8 +11,8 @@ import numpy as np
 
 from minizone.autograd.ops import softmax_cross_entropy
 from minizone.backend import Array, Generator, stream
-from minizone.data import TextDataset, load_characters
-from minizone.experiments.language import LanguageModel, LanguageModelling
+from minizone.data import TextDataset, load_characters, load_own_characters
+from minizone.experiments.language import LanguageModel, LanguageModelling, OwnTextSettings
 from minizone.experiments.recurrent import add_norm_stabilizer, initializer, recurrent_stack, token_dropout
 from minizone.experiments.settings import CharacterSettings, TextSettings
 from minizone.layers import Linear
@@ -25,16 +25,15 @@ Batch = tuple[np.ndarray, np.ndarray]  # symbols (T, B), and for each the next s
 
 
 @dataclass(frozen=True)
-class CharSettings(CharacterSettings):
-    """Train a character-level language model on Penn Treebank (Krueger et al., 2017, section 4.1.1)."""
+class CharSettings(OwnTextSettings, CharacterSettings):
+    """Train a character-level language model on Penn Treebank (Krueger et al., 2017, section 4.1.1), or on --text."""
 
-    dataset: Literal["auto", "ptb", "manual"] = "auto"
-    """ptb: Penn Treebank; manual: the Python manual, a stand-in that is part of every Python; auto: ptb, or manual
-    where ptb is missing."""
     ptb_form: Literal["authors", "stripped"] = "authors"
     """authors: each line ends with a blank; stripped: no blanks at the ends. authors has about 0.8 % fewer bits."""
 
     def load(self, say: Callable[[str], None]) -> TextDataset:
+        if self.own_files:
+            return load_own_characters(self.own_files, say)
         return load_characters(self.dataset, self.data_dir, form=self.ptb_form, offline=self.offline, say=say)
 
 
@@ -122,10 +121,8 @@ class CharPTB(LanguageModelling):
     task, metric, unit = "char-ptb", "bpc", "bits per character"
     presets: dict[str, Any] = PRESETS  # of `Text8` too
     paper = REFERENCE
+    network = CharModel
     settings: CharacterSettings
-
-    def build(self, rng: Generator) -> CharModel:
-        return CharModel(self.data.vocabulary_size, self.settings, rng)
 
     def batches(self, epoch: int) -> Chunks:
         """The minibatches of an epoch. With --augment the text is cut at a new offset in every epoch."""

@@ -1,21 +1,61 @@
-"""What the language models share: the model behind its inputs, and the evaluation of a text as one sequence."""
+"""What the language models share: a user's own text, the model behind its inputs, evaluation, and a line of sample."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
 from minizone.autograd.ops import softmax_cross_entropy
 from minizone.autograd.tensor import Tensor, no_grad
-from minizone.backend import Array, Generator, stream, to_numbers
+from minizone.backend import Array, Generator, array_module, stream, to_numbers
 from minizone.data import TextDataset
+from minizone.errors import UserError
+from minizone.experiments.sampling import first_line, write_vocabulary
 from minizone.experiments.settings import TextSettings
 from minizone.layers import Linear, Module, Stack, State
 from minizone.runs.experiment import Experiment
 from minizone.runs.settings import require
 
 WINDOW = 1000  # time steps that are evaluated at once
+
+
+@dataclass(frozen=True)
+class OwnTextSettings(TextSettings):
+    """Settings of a language model of Penn Treebank, or of a text of the user."""
+
+    dataset: Literal["auto", "ptb", "manual"] = "auto"
+    """ptb: Penn Treebank; manual: the Python manual, a stand-in that is part of every Python; auto: ptb, or manual
+    where ptb is missing."""
+    text: str | None = None
+    """Train on this file instead, a text in UTF-8. Its last tenth is for validation and test, 90/5/5 by position. The
+    quick preset trains on the beginning of it; with --train-symbols 0 --eval-symbols 0 on all of it. What only occurs
+    in validation or test becomes <unk>."""
+    valid_text: str | None = None
+    """Validation text beside --text, which is then not split; give --test-text too."""
+    test_text: str | None = None
+    """Test text beside --text and --valid-text."""
+
+    @property
+    def own_files(self) -> list[str]:
+        """The files of the user's text: none, one, or those for training, validation and test."""
+        return [file for file in (self.text, self.valid_text, self.test_text) if file is not None]
+
+    def check(self) -> None:
+        super().check()
+        if (self.valid_text is None) != (self.test_text is None):
+            raise UserError("give both --valid-text and --test-text, or neither, and --text is split 90/5/5")
+        if self.text is None and self.own_files:
+            raise UserError("--valid-text and --test-text need a training text: give --text")
+        if self.text is not None and self.dataset != "auto":
+            raise UserError(f"--text and --dataset {self.dataset} are two data sets: give one of them")
+
+    def label_parts(self) -> list[str]:
+        own = [] if self.text is None else [Path(self.text).stem]
+        return own + super().label_parts()
 
 
 class LanguageModel(Module):
@@ -35,13 +75,26 @@ class LanguageModel(Module):
         h, states = self.rnn.states(self.inputs(tokens, rng), state, rng)
         return self.output(h), states
 
+    def evaluate(self, tokens: np.ndarray, state: list[State] | None = None) -> tuple[Tensor, list[State]]:
+        """In evaluation: the scores (T, V, B) for tokens (T, B), and the last state (H, B) of every layer."""
+        with no_grad():
+            scores, states = self(array_module(self.output.W.data).asarray(tokens), state)
+            last = [tuple(s[-1] for s in layer) for layer in states]
+        return scores, last
+
 
 class LanguageModelling(Experiment):
     """A recurrent network predicts the next token of a text. The loss is in nats per token.
 
-    A subclass makes the model and says what a minibatch is.
+    A subclass says what a minibatch is.
+
+    Attributes
+    ----------
+    network : type of LanguageModel
+        Its arguments are the size of the vocabulary, the settings, and the generator of the initial weights.
     """
 
+    network: Callable[[int, Any, Generator], LanguageModel]
     paper: dict[str, dict[str, float]]
     settings: TextSettings
     data: TextDataset
@@ -58,7 +111,15 @@ class LanguageModelling(Experiment):
 
     def build(self, rng: Generator) -> LanguageModel:
         """A new model; ``rng`` draws its weights."""
-        raise NotImplementedError
+        return self.network(self.data.vocabulary_size, self.settings, rng)
+
+    def begin(self, folder: Path) -> None:
+        """Write the vocabulary, which `run.py sample` needs."""
+        write_vocabulary(self.data, folder)
+
+    def print_results(self) -> None:
+        """Print the beginning of what `run.py sample` prints with the seed of the run."""
+        self.say(f"sample: {first_line(self.model, self.data, self.settings.seed)}")
 
     @property
     def reference(self) -> dict[str, dict[str, float]]:
@@ -66,8 +127,8 @@ class LanguageModelling(Experiment):
         return self.paper if whole_text and self.has_papers_text() else {}
 
     def has_papers_text(self) -> bool:
-        """Whether the text is that of the paper, and not a stand-in."""
-        return self.data.name.startswith("PTB")
+        """Whether the text is that of the paper, and not a stand-in or a user's."""
+        return self.data.name.startswith("PTB") and not self.data.own
 
     def score_of_one_sequence(self, text: np.ndarray) -> float:
         """The metric over a text (N,) read as one sequence. All tokens but the first are predicted."""
@@ -84,11 +145,8 @@ class LanguageModelling(Experiment):
             yield scores, part[1:]
 
     def scores(self, tokens: np.ndarray, state: list[State] | None) -> tuple[Tensor, list[State]]:
-        """In evaluation: the scores (T, V, B) for tokens (T, B), and the last state (H, B) of every layer."""
-        with no_grad():
-            scores, states = self.model(self.device.to_device(tokens), state)
-            last = [tuple(s[-1] for s in layer) for layer in states]
-        return scores, last
+        """`LanguageModel.evaluate` of the model."""
+        return self.model.evaluate(tokens, state)
 
     def score_of(self, minibatches: Iterable[tuple[Tensor, np.ndarray]]) -> float:
         """The metric over all tokens of minibatches of scores (T, V, B) and targets (T, B)."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 
 from minizone.autograd.ops import softmax_cross_entropy
 from minizone.autograd.tensor import Tensor
 from minizone.backend import Array, Generator, to_host
-from minizone.data import TextDataset, load_words
-from minizone.experiments.language import LanguageModel, LanguageModelling
+from minizone.data import TextDataset, load_own_words, load_words
+from minizone.errors import UserError
+from minizone.experiments.language import LanguageModel, LanguageModelling, OwnTextSettings
 from minizone.experiments.recurrent import add_norm_stabilizer, initializer, input_dropout, recurrent_stack
-from minizone.experiments.settings import TextSettings
 from minizone.layers import Embedding, Linear, State
 from minizone.runs.experiment import Measured
 from minizone.runs.settings import Range
@@ -27,16 +27,27 @@ Batch = tuple[int, np.ndarray, np.ndarray]  # its number in the epoch; words (T,
 
 
 @dataclass(frozen=True)
-class WordSettings(TextSettings):
-    """Train a word-level language model on Penn Treebank (Krueger et al., 2017, section 4.1.2)."""
+class WordSettings(OwnTextSettings):
+    """Train a word-level language model on Penn Treebank (Krueger et al., 2017, section 4.1.2), or on --text."""
 
     seq_len: Annotated[int, Range(at_least=2)] = 35
     """Time steps of a training sequence."""
-    dataset: Literal["auto", "ptb", "manual"] = "auto"
-    """ptb: Penn Treebank; manual: the Python manual, a stand-in that is part of every Python; auto: ptb, or manual
-    where ptb is missing."""
+    vocabulary_size: Annotated[int, Range(at_least=3)] = 10_000
+    """Number of words of --text that are kept, <eos> and <unk> included: the most frequent of the training text. Other
+    words become <unk>."""
+    tokenized: bool = False
+    """Cut --text at its blanks only, as PTB and WikiText want it. Without this, a word is a run of letters and digits,
+    also with an apostrophe or a hyphen inside, and each other mark is a word, as is each Chinese character and
+    Japanese kana (Thai, without blanks, is better read by char-ptb). Upper case is kept; the end of a line is <eos>."""
+
+    def check(self) -> None:
+        super().check()
+        if self.text is None and (self.tokenized or self.vocabulary_size != WordSettings.vocabulary_size):
+            raise UserError("--vocabulary-size and --tokenized are for a text of your own: give --text")
 
     def load(self, say: Callable[[str], None]) -> TextDataset:
+        if self.own_files:
+            return load_own_words(self.own_files, self.vocabulary_size, tokenized=self.tokenized, say=say)
         return load_words(self.dataset, self.data_dir, offline=self.offline, say=say)
 
     @property
@@ -138,14 +149,12 @@ class WordPTB(LanguageModelling):
     task, metric, unit = "word-ptb", "ppl", "perplexity"
     presets = PRESETS
     paper = REFERENCE
+    network = WordModel
     settings: WordSettings
 
     def __init__(self, settings: WordSettings, say: Callable[[str], None] = print):
         super().__init__(settings, say)
         self.state: list[tuple[Array, ...]] = []  # of every layer, each (H, B), after the last minibatch
-
-    def build(self, rng: Generator) -> WordModel:
-        return WordModel(self.data.vocabulary_size, self.settings, rng)
 
     def batches(self, epoch: int) -> Rows:
         """The minibatches of an epoch, the same in every epoch."""

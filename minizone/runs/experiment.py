@@ -102,6 +102,9 @@ class Experiment:
     def load_carried(self, arrays: dict[str, np.ndarray]) -> None:
         """Restore, in a resumed run, what `carried` returned."""
 
+    def begin(self, folder: Path) -> None:
+        """Write, at the start of a run, what later commands need besides config.json."""
+
     def figure(self, folder: Path) -> None:
         """Draw the figures of the task besides its learning curves, from the log in the folder of the run."""
 

@@ -11,8 +11,8 @@ again and gives the same numbers: its row, which is later than the checkpoint, i
 best.safetensors.
 
 Two runs with the same settings and the same folder name, on one machine and with the same versions, write the same
-bytes: best.safetensors, config.json, the figures, and what `run.py export` makes of the run. The other files hold
-times: metrics.jsonl, summary.json and last.safetensors, whose arrays are the same all the same.
+bytes: best.safetensors, config.json, vocabulary.json, the figures, and what `run.py export` makes of the run. The other
+files hold times: metrics.jsonl, summary.json and last.safetensors, whose arrays are the same all the same.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from minizone.runs.torch_names import from_torch, is_torch
 
 MAY_CHANGE = {  # settings that a resumed run may change
     "epochs", "patience", "max_minutes", "out", "resume", "data_dir", "device", "load_path", "test_cost", "offline",
+    "text", "valid_text", "test_text",  # these are paths; the sha256 of the texts must be the same
 }  # fmt: skip
 
 
@@ -103,13 +104,14 @@ def new_run(folder: Path) -> Iterator[None]:
         yield
     except BaseException:
         if not (folder / "last.safetensors").exists():
-            for name in ("config.json", "metrics.jsonl", "best.safetensors"):
+            for name in ("config.json", "vocabulary.json", "metrics.jsonl", "best.safetensors"):
                 (folder / name).unlink(missing_ok=True)
         raise
 
 
 def start(experiment: Experiment, folder: Path) -> Progress:
-    """Write the config of a new run."""
+    """Write the config of a new run, after what its experiment needs beside it."""
+    experiment.begin(folder)
     preset = experiment.presets[experiment.settings.preset]
     settings = {name: value for name, value in asdict(experiment.settings).items() if name not in ("out", "resume")}
     files.write_json(
@@ -170,6 +172,7 @@ def resume(experiment: Experiment, optimizer: Optimizer, folder: Path, say: Call
     differences = changed_settings(experiment, folder)
     if differences:
         raise UserError(f"cannot resume {folder} with other settings: {'; '.join(differences)}")
+    experiment.begin(folder)
     if (folder / "last.safetensors").exists():
         progress = load_checkpoint(experiment, optimizer, folder)
         progress.finished = False  # --patience may have changed

@@ -24,7 +24,7 @@ def test_a_run_prints_its_epochs_its_result_and_no_progress_bar_into_a_pipe(tmp_
     assert done.returncode == 0 and done.stderr == ""
     lines = done.stdout.splitlines()
     assert "stand-in" in lines[0] and lines[1].startswith("epoch   1") and lines[-1].startswith("best validation")
-    assert "\r" not in done.stdout and len(lines) == 4
+    assert "\r" not in done.stdout and len(lines) == 5 and lines[3].startswith("sample: ")
     best = json.loads((tmp_path / "run" / "summary.json").read_text())["best_valid_bpc"]
     assert f"best validation {best:.4f} bpc" in lines[-1]
 
@@ -74,7 +74,7 @@ def test_python_m_minizone_is_the_same_as_run_py(tmp_path):
     assert (module.returncode, module.stdout) == (0, done.stdout)
 
 
-@pytest.mark.parametrize("name", ["char-ptb", "plot", "report", "export", "conformance"])
+@pytest.mark.parametrize("name", ["char-ptb", "plot", "report", "sample", "export", "conformance"])
 def test_each_command_has_help_and_status_0(name, program, capsys):
     assert program.main([name, "--help"]) == 0 and f"usage: run.py {name}" in capsys.readouterr().out
 

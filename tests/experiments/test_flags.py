@@ -132,6 +132,7 @@ WITHOUT_EFFECT_ON_THE_RESULT = {
     "ptb_form",
 }  # fmt: skip
 ELSEWHERE = {"pool"}  # of MNIST only, see test_pmnist.py
+ELSEWHERE |= {"text", "valid_text", "test_text", "vocabulary_size", "tokenized"}  # see test_language.py
 
 TASKS: dict[str, tuple[type[Experiment], RunSettings]] = {
     "char-ptb": (CharPTB, CHAR),

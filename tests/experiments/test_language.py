@@ -1,7 +1,10 @@
-"""Character-level language modelling: its minibatches, both protocols of evaluation, and the model of the paper."""
+"""Language modelling: minibatches, both protocols of evaluation, the model of the paper, and a text of one's own."""
 
+import hashlib
+import json
 import math
 import os
+import shlex
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +13,8 @@ import pytest
 from minizone.autograd.ops import softmax_cross_entropy
 from minizone.experiments.char_ptb import PRESETS, CharPTB, Chunks
 from minizone.runs.training import fit
-from tests.helpers.runs import TINY, quiet
+from tests.helpers.commands import refused_here
+from tests.helpers.runs import TINY, quiet, same_run
 
 
 def test_chunks_cover_the_text_once_and_ask_for_the_next_symbol():
@@ -69,6 +73,76 @@ def test_the_paper_preset_is_the_model_and_the_epoch_of_the_paper():
     settings = experiment.settings
     assert (settings.learning_rate, settings.clipping, settings.clip_what) == (0.002, 1.0, "step")
     assert experiment.reference["Zoneout"] == {"valid": 1.362, "test": 1.27}
+
+
+# ---- a text of one's own
+
+SMALL = shlex.split("--hidden-size 6 --batch-size 4 --seq-len 5 --epochs 2")
+PROSE = "One morning, when the cat (or was it Ωmega?) woke up, it was a dog.\nIt did not mind at all.\n" * 20
+
+
+@pytest.fixture
+def text(tmp_path):
+    file = tmp_path / "PTB of my own.txt"  # whatever its name, it is not PTB
+    file.write_text(PROSE, encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize("task", ["char-ptb", "word-ptb"])
+def test_a_run_on_a_text_of_ones_own_is_named_after_it_and_has_no_reference(task, text, program, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    whole = ["--train-symbols", "0", "--eval-symbols", "0"]
+    assert program.main([task, "--text", text.name, *SMALL, *whole]) == 0
+    (folder,) = (tmp_path / "runs" / task).iterdir()
+    assert folder.name.startswith("PTB of my own-") and folder.name.endswith("-seed1")
+    config = json.loads((folder / "config.json").read_text())
+    sha256 = hashlib.sha256(PROSE.encode()).hexdigest()
+    assert config["dataset"] == {"name": "PTB of my own.txt", "sha256": {"PTB of my own.txt": sha256}}
+    assert config["reference"] == {} and config["changed"]["text"] == text.name
+    vocabulary = json.loads((folder / "vocabulary.json").read_text())
+    assert "Ω" in vocabulary["symbols"] or "Ωmega" in vocabulary["symbols"]
+
+
+def test_a_run_is_resumed_on_the_same_text_wherever_it_lies(text, program, tmp_path, capsys):
+    flags = ["char-ptb", *SMALL, "--train-symbols", "500", "--eval-symbols", "50"]
+    assert program.main([*flags, "--text", str(text), "--out", str(tmp_path / "whole")]) == 0
+    assert program.main([*flags, "--text", str(text), "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
+    moved = tmp_path / "elsewhere" / text.name
+    moved.parent.mkdir()
+    text.rename(moved)
+    resumed = [*flags, "--text", str(moved), "--out", str(tmp_path / "run"), "--resume"]
+    assert program.main(resumed) == 0
+    same_run(tmp_path / "whole", tmp_path / "run")
+    moved.write_text(PROSE.replace("cat", "car"), encoding="utf-8")
+    capsys.readouterr()
+    assert program.main(resumed) == 2
+    assert "cannot resume" in (err := capsys.readouterr().err) and "sha256 was {'PTB of my own.txt': " in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ("char-ptb --text TEXT --dataset ptb", "--text and --dataset ptb are two data sets: give one of them"),
+        ("word-ptb --text TEXT --dataset manual", "--text and --dataset manual are two data sets"),
+        ("char-ptb --text nowhere.txt", "the text nowhere.txt cannot be read: No such file or directory"),
+        ("char-ptb --text=", "cannot be read: Is a directory"),
+        ("char-ptb --text TEXT --valid-text TEXT", "give both --valid-text and --test-text, or neither"),
+        ("char-ptb --valid-text TEXT --test-text TEXT", "need a training text: give --text"),
+        ("word-ptb --vocabulary-size 50", "--vocabulary-size and --tokenized are for a text of your own"),
+        ("word-ptb --tokenized", "--vocabulary-size and --tokenized are for a text of your own"),
+        ("word-ptb --text TEXT --vocabulary-size 2", "--vocabulary-size must be at least 3, got 2"),
+        ("text8 --text TEXT", "--text"),
+    ],
+)
+def test_what_does_not_go_with_a_text_of_ones_own_is_one_sentence(flags, sentence, text, capsys, tmp_path):
+    words = [str(text) if word == "TEXT" else word for word in shlex.split(flags)]
+    assert sentence in refused_here(capsys, *words, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_text_that_is_too_short_for_the_sequences_says_how_long_they_can_be(text, program, capsys, tmp_path):
+    assert program.main(["char-ptb", "--text", str(text), "--seq-len", "500", "--out", str(tmp_path / "run")]) == 2
+    assert "--seq-len must be at most 92 for PTB of my own.txt, got 500" in capsys.readouterr().err
 
 
 @pytest.mark.slow

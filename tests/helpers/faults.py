@@ -37,6 +37,7 @@ FLAGS = shlex.split(
 )
 WRITES = [  # what a run does to the files in its folder, in order
     "open lock",
+    *[f"{what} vocabulary.json" for what in ("open", "fsync", "rename")],
     *[f"{what} config.json" for what in ("open", "fsync", "rename")],
     *[
         *[f"{what} best.safetensors" for what in ("open", "fsync", "rename")],
