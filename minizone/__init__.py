@@ -4,7 +4,7 @@ from minizone.autograd.gradcheck import GradientError, gradcheck
 from minizone.autograd.tensor import Function, Tensor, no_grad
 from minizone.backend import Device, array_module
 from minizone.errors import UserError
-from minizone.layers import BNLSTM, GRU, LSTM, RNN, Dropout, Embedding, Linear, Stack
+from minizone.layers import BNLSTM, GRU, LSTM, RNN, Dropout, Embedding, Linear, RecurrentLayer, Stack
 from minizone.layers.module import Module, Parameter
 from minizone.optim import SGD, Adam, Momentum, RMSProp
 from minizone.recurrent.bn_lstm import bn_lstm
@@ -31,6 +31,7 @@ __all__ = [
     "Momentum",
     "Parameter",
     "RMSProp",
+    "RecurrentLayer",
     "Stack",
     "Tensor",
     "UserError",

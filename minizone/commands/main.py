@@ -11,12 +11,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn, TextIO
 
-from minizone.commands import conformance, export, plot, report, train
+from minizone.commands import conformance, export, plot, report, resume, train
 from minizone.commands.train import TASKS
 from minizone.errors import UserError
 from minizone.runs.training import Interrupted
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "resume": resume.main,
     "plot": plot.main,
     "report": report.main,
     "conformance": conformance.main,
@@ -24,6 +25,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 }
 LEAST_COLUMNS = 50  # of --help: tyro never ends in 5, and has a letter in each line in 24
 USAGE = """usage: python run.py TASK [flags]          train; the flags of a task: python run.py TASK --help
+       python run.py resume RUN            go on with a run; its flags are in its config.json
        python run.py plot RUN [RUN ...]    learning curves of runs
        python run.py report [RUNS_DIR]     tables of runs
        python run.py conformance MODULE:ADAPTER    is THIS a correct zoneout? (minizone/conformance/__init__.py)
