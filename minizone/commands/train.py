@@ -63,10 +63,13 @@ def settings_of_run(folder: Path) -> tuple[str, RunSettings]:
     Settings that are younger than the run have the values of its preset.
     """
     config = files.read_json(folder / "config.json")
-    task, given = config["task"], config["settings"]
-    if task not in TASKS:
-        raise UserError(f"{folder} is a run of the task {task!r}, which this version of minizone does not have")
-    preset = TASKS[task].presets[given["preset"]]
+    try:
+        task, given = config["task"], config["settings"]
+        if task not in TASKS:
+            raise UserError(f"{folder} is a run of the task {task!r}, which this version of minizone does not have")
+        preset = TASKS[task].presets[given["preset"]]
+    except (KeyError, TypeError):
+        raise UserError(f"{folder / 'config.json'} is not the config of a run") from None
     known = {f.name: given[f.name] for f in fields(preset) if f.name in given}
     if known.get("max_minutes") is None:  # JSON has no infinity
         known["max_minutes"] = math.inf
