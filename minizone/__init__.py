@@ -1,8 +1,9 @@
 """minizone: the Zoneout paper from scratch."""
 
 from minizone.autograd.gradcheck import GradientError, gradcheck
+from minizone.autograd.ops import softmax_cross_entropy
 from minizone.autograd.tensor import Function, Tensor, no_grad
-from minizone.backend import Device, array_module
+from minizone.backend import Device, array_module, stream
 from minizone.errors import UserError
 from minizone.layers import BNLSTM, GRU, LSTM, RNN, Dropout, Embedding, Linear, RecurrentLayer, Stack
 from minizone.layers.module import Module, Parameter
@@ -43,4 +44,6 @@ __all__ = [
     "lstm",
     "no_grad",
     "rnn",
+    "softmax_cross_entropy",
+    "stream",
 ]

@@ -41,6 +41,9 @@ def parse(kind: type[Settings], arguments: list[str], command: str, default: Any
     last of two values counts. Raises UserError, in one sentence, for flags and values that ``kind`` does not have, and
     for an empty --out or --save.
     """
+    for word in arguments:
+        if problem := unknown_flag(word, kind):
+            raise UserError(f"{command}: {problem}; see run.py {command} --help")
     in_help = default is not None and not {"-h", "--help"}.isdisjoint(arguments)
     message = io.StringIO()
     try:
@@ -60,8 +63,8 @@ def parse(kind: type[Settings], arguments: list[str], command: str, default: Any
         if stop.code == 0:  # after --help
             raise
         raise UserError(f"{command}: {sentence(message.getvalue())}; see run.py {command} --help") from None
-    if unknown:
-        raise UserError(f"{command}: {about_unknown(unknown[0], kind)}; see run.py {command} --help")
+    if unknown:  # a word that is not the value of a flag, or a flag that this task hides
+        raise UserError(f"{command}: unexpected argument {unknown[0]!r}; see run.py {command} --help")
     for name in ("out", "save"):
         if getattr(parsed, name, None) == "":
             raise UserError(f"{command}: --{name} is empty: give it a name, or leave it out")
@@ -95,25 +98,24 @@ def in_groups(kind: type, command: str, default: Any) -> type:
 
 def sentence(box: str) -> str:
     """What tyro says in a box, without its title and the help of the flag."""
-    lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
-    text, *_ = re.split(" ─{5,}", " ".join(lines))
-    text = re.sub(r"^Missing value for argument '(--.+)'\..*", r"\1 needs a value", text)
-    text = re.sub(r"^Missing value for argument '(.+)'\..*", r"\1 is missing", text)
+    _, text, *_ = re.split("[─-]{4,}", re.sub("[│╭╮╰╯]", " ", box))
+    text = " ".join(text.split())
+    text = re.sub(r"^Missing value for argument '(.+)'\..*", r"\1 needs a value", text)
     text = re.sub(r"^Missing from .*?: (\S+) .*", r"\1 is missing", text)
     return re.sub(r"^Error parsing (.+?): ", r"\1 ", text)
 
 
-def about_unknown(word: str, kind: type) -> str:
-    """The sentence about a word that is no flag and no value, with the flag that is most like it."""
-    if not word.startswith("-"):
-        return f"unexpected argument {word!r}"
+def unknown_flag(word: str, kind: type) -> str | None:
+    """The sentence about a word that looks like a flag and is none, with the flag that is most like it; or None."""
     flag = word.partition("=")[0].replace("_", "-")
     names = [field.name for field in fields(kind)] + [
-        f"no-{field.name}" for field in fields(kind) if field.type == "bool"
+        f"no_{field.name}" for field in fields(kind) if field.type == "bool"
     ]
-    flags = {f"--{name.replace('_', '-')}" for name in names}
-    nearest = difflib.get_close_matches(flag, sorted(flags - {flag}), n=1)
-    return f"there is no flag {flag}" + (f", the nearest is {nearest[0]}" if nearest else "")
+    flags = [name.replace("_", "-") for name in ["help", *names]]
+    if not word.startswith("--") or flag[2:] in flags:
+        return None
+    nearest = difflib.get_close_matches(flag[2:], flags, n=1)
+    return f"there is no flag {flag}" + (f", the nearest is --{nearest[0]}" if nearest else "")
 
 
 # ---- values, each with what it must be

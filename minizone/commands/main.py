@@ -14,6 +14,7 @@ from typing import NoReturn, TextIO
 from minizone.commands import conformance, export, plot, report, resume, train
 from minizone.commands.train import TASKS
 from minizone.errors import UserError
+from minizone.runs.experiment import Experiment
 from minizone.runs.training import Interrupted
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
@@ -98,12 +99,13 @@ def print_sentence(sentence: str, stream: TextIO) -> None:
         print(f"run.py: {' '.join(sentence.split())}", file=stream)
 
 
-def run_and_exit() -> NoReturn:
-    """`main` with the arguments of this process, which ends with its status.
+def run_and_exit(*own_tasks: type[Experiment]) -> NoReturn:
+    """`main` with the arguments of this process, which ends with its status. It has ``own_tasks`` beside all others.
 
     No traceback comes from standard output or standard error that is closed, full or without a reader, nor from Ctrl-C
     before, during and after `main`. Each line is written when it is complete, also into a file or a pipe.
     """
+    TASKS.update({kind.task: kind for kind in own_tasks})
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed, as by `>&-`
             setattr(sys, name, open(os.devnull, "w", errors="backslashreplace"))  # noqa: SIM115

@@ -216,15 +216,15 @@ def resume(experiment: Experiment, optimizer: Optimizer, folder: Path, say: Call
     differences = changed_settings(experiment, folder)
     if differences:
         raise UserError(f"cannot resume {folder} with other settings: {'; '.join(differences)}")
-    config = files.read_json(folder / "config.json")
-    if config | settings_in_config(experiment) != config:
-        files.write_json(folder / "config.json", config | settings_in_config(experiment))
     if (folder / "last.safetensors").exists():
         progress = load_checkpoint(experiment, optimizer, folder)
         progress.finished = nothing_left(progress, experiment.settings)
     else:
         say(f"there is no checkpoint in {folder} yet: the run begins again")
         progress = Progress()
+    config = files.read_json(folder / "config.json")
+    if config | settings_in_config(experiment) != config:
+        files.write_json(folder / "config.json", config | settings_in_config(experiment))
     log = folder / "metrics.jsonl"
     files.write_rows(log, [row for row in files.read_rows(log) if row["epoch"] < progress.epoch])
     return progress

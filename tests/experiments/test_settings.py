@@ -61,7 +61,7 @@ OUT_OF_RANGE += [
     (
         "char-ptb pmnist seq2seq",
         "z_prob_cells z_prob_states drop_prob_igates",
-        (1.5, -0.1, NAN, INF, "0.5,x", "0.5,", "half", "0.1,0.1,0.1"),
+        (1.5, -0.1, NAN, INF, "x", "", "half"),
         "be a probability in [0, 1]",
     )
 ]
@@ -106,8 +106,10 @@ TOGETHER = [  # task, flags, words of the sentence
     ("char-ptb", "--share-mask --z-prob-cells 0.5 --z-prob-states 0.1", "--share-mask equal 0.5 0.1"),
     ("char-ptb", "--stoch-depth --z-prob-cells 0.5 --z-prob-states 0.1", "--stoch-depth equal 0.5 0.1"),
     ("word-ptb", "--share-mask --z-prob-cells 0.5,0.2 --z-prob-states 0.5,0.1", "--share-mask equal 0.2 0.1"),
-    ("word-ptb", "--z-prob-cells 0.5,0.1,0.2", "--z-prob-cells or 2 of them with commas between 0.5,0.1,0.2"),
-    ("word-ptb", "--num-layers 3 --z-prob-states 0.5,0.5", "--z-prob-states 3 of them 0.5,0.5"),
+    ("word-ptb", "--z-prob-cells 0.5,0.1,0.2", "--z-prob-cells 0.5,0.1,0.2: 3 values for 2 layers"),
+    ("word-ptb", "--num-layers 3 --z-prob-states 0.5,0.5", "--z-prob-states 0.5,0.5: 2 values for 3 layers"),
+    ("char-ptb", "--z-prob-states 0.1,", "--z-prob-states 0.1,: 2 values for 1 layer;"),
+    ("word-ptb", "--z-prob-states 0.1,", "--z-prob-states probability one for each layer, got 0.1,"),
     ("text8", "--ptb-form stripped", "--ptb-form"),
     ("pmnist", "--seq-len 10", "--seq-len"),
     ("pmnist", "--batch-normalization --rnn-type gru", "--batch-normalization --rnn-type lstm gru"),
