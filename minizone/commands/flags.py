@@ -108,10 +108,8 @@ def sentence(box: str) -> str:
 def unknown_flag(word: str, kind: type) -> str | None:
     """The sentence about a word that looks like a flag and is none, with the flag that is most like it; or None."""
     flag = word.partition("=")[0].replace("_", "-")
-    names = [field.name for field in fields(kind)] + [
-        f"no_{field.name}" for field in fields(kind) if field.type == "bool"
-    ]
-    flags = [name.replace("_", "-") for name in ["help", *names]]
+    negated = [f"no_{field.name}" for field in fields(kind) if field.type == "bool"]
+    flags = [name.replace("_", "-") for name in ("help", *(field.name for field in fields(kind)), *negated)]
     if not word.startswith("--") or flag[2:] in flags:
         return None
     nearest = difflib.get_close_matches(flag[2:], flags, n=1)

@@ -223,8 +223,9 @@ def resume(experiment: Experiment, optimizer: Optimizer, folder: Path, say: Call
         say(f"there is no checkpoint in {folder} yet: the run begins again")
         progress = Progress()
     config = files.read_json(folder / "config.json")
-    if config | settings_in_config(experiment) != config:
-        files.write_json(folder / "config.json", config | settings_in_config(experiment))
+    new_config = config | settings_in_config(experiment)
+    if new_config != config:
+        files.write_json(folder / "config.json", new_config)
     log = folder / "metrics.jsonl"
     files.write_rows(log, [row for row in files.read_rows(log) if row["epoch"] < progress.epoch])
     return progress
