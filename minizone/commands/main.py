@@ -11,12 +11,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn, TextIO
 
-from minizone.commands import conformance, export, plot, report, sample, train
+from minizone.commands import conformance, export, plot, report, resume, sample, train
 from minizone.commands.train import TASKS
 from minizone.errors import UserError
+from minizone.runs.experiment import Experiment
 from minizone.runs.training import Interrupted
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "resume": resume.main,
     "plot": plot.main,
     "report": report.main,
     "sample": sample.main,
@@ -25,6 +27,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 }
 LEAST_COLUMNS = 50  # of --help: tyro never ends in 5, and has a letter in each line in 24
 USAGE = """usage: python run.py TASK [flags]          train; the flags of a task: python run.py TASK --help
+       python run.py resume RUN            go on with a run; its flags are in its config.json
        python run.py plot RUN [RUN ...]    learning curves of runs
        python run.py report [RUNS_DIR]     tables of runs
        python run.py sample RUN            text from a trained language model
@@ -99,12 +102,13 @@ def print_sentence(sentence: str, stream: TextIO) -> None:
         print(f"run.py: {' '.join(sentence.split())}", file=stream)
 
 
-def run_and_exit() -> NoReturn:
-    """`main` with the arguments of this process, which ends with its status.
+def run_and_exit(*own_tasks: type[Experiment]) -> NoReturn:
+    """`main` with the arguments of this process, which ends with its status. It has ``own_tasks`` beside all others.
 
     No traceback comes from standard output or standard error that is closed, full or without a reader, nor from Ctrl-C
     before, during and after `main`. Each line is written when it is complete, also into a file or a pipe.
     """
+    TASKS.update({kind.task: kind for kind in own_tasks})
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed, as by `>&-`
             setattr(sys, name, open(os.devnull, "w", errors="backslashreplace"))  # noqa: SIM115

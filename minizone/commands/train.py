@@ -27,7 +27,12 @@ TASKS: dict[str, type[Experiment]] = {
 
 def main(task: str, arguments: list[str]) -> int:
     """Build the experiment of a task from its flags, and train it."""
-    settings = parse_settings(task, arguments)
+    train(task, parse_settings(task, arguments))
+    return 0
+
+
+def train(task: str, settings: RunSettings) -> None:
+    """Train in the folder that the settings name; memory that runs out is a UserError."""
     folder = choose_folder(task, settings)
     try:
         if isinstance(settings, gradients.GradientsSettings):  # one run for each regularizer
@@ -39,7 +44,6 @@ def main(task: str, arguments: list[str]) -> int:
         if settings.batch_size > 1:
             advice = f"try --batch-size {settings.batch_size // 2} or a smaller --hidden-size"
         raise UserError(f"out of memory: {str(error).rstrip('.')}; {advice}") from None
-    return 0
 
 
 def parse_settings(task: str, arguments: list[str]) -> RunSettings:
@@ -47,6 +51,8 @@ def parse_settings(task: str, arguments: list[str]) -> RunSettings:
     presets = TASKS[task].presets
     preset = presets.get(preset_name(arguments), presets["quick"])  # `parse` refuses a wrong name
     settings = parse(type(preset), arguments, task, preset)
+    if settings.preset not in presets:
+        raise UserError(f"{task} has no preset {settings.preset!r}; its presets: {', '.join(presets)}")
     settings.check()
     return settings
 
@@ -57,10 +63,13 @@ def settings_of_run(folder: Path) -> tuple[str, RunSettings]:
     Settings that are younger than the run have the values of its preset.
     """
     config = files.read_json(folder / "config.json")
-    task, given = config["task"], config["settings"]
-    if task not in TASKS:
-        raise UserError(f"{folder} is a run of the task {task!r}, which this version of minizone does not have")
-    preset = TASKS[task].presets[given["preset"]]
+    try:
+        task, given = config["task"], config["settings"]
+        if task not in TASKS:
+            raise UserError(f"{folder} is a run of the task {task!r}, which this version of minizone does not have")
+        preset = TASKS[task].presets[given["preset"]]
+    except (KeyError, TypeError):
+        raise UserError(f"{folder / 'config.json'} is not the config of a run") from None
     known = {f.name: given[f.name] for f in fields(preset) if f.name in given}
     if known.get("max_minutes") is None:  # JSON has no infinity
         known["max_minutes"] = math.inf
