@@ -43,6 +43,8 @@ if TYPE_CHECKING:  # importing dask takes a second: only a sweep that trains imp
     from distributed import Client, Event, Future
 
 CONNECT_SECONDS = 10  # to wait for the scheduler
+# Ctrl-C in a terminal, and others who end a program, send the signal to all processes; workers still have to save.
+IGNORE_SIGNALS = "import signal; [signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)]"
 LOCK_SECONDS = 30  # to wait for the lock of a worker that has just died: file systems of clusters free it late
 
 
@@ -86,9 +88,8 @@ def main(arguments: list[str]) -> int:
     )
     failures: list[str] = []
     if left:
-        print(
-            f"checkpoints take {tqdm.format_sizeof(disk_space(grid.runs), 'B')} of disk, {tqdm.format_sizeof(free_space(out), 'B')} are free"
-        )
+        taken, free = disk_space(grid.runs), free_space(out)
+        print(f"checkpoints take {tqdm.format_sizeof(taken, 'B')} of disk, {tqdm.format_sizeof(free, 'B')} are free")
         failures = train_all(left, settings, out)
     print_results(grid, out)
     for failure in failures:
@@ -177,7 +178,7 @@ def train_all(runs: list[GridRun], settings: Sweep, out: Path) -> list[str]:
         while waiting:
             time.sleep(0.5)
             if client.status != "running":
-                raise UserError(f"lost the dask scheduler {client.scheduler_address}: the same command goes on")
+                raise UserError("lost the connection to the dask scheduler: the same command goes on")
             if signals and not stopping:
                 stopping = True
                 display.line("stopping: the runs save checkpoints")
@@ -226,8 +227,7 @@ def connected(settings: Sweep, runs: int) -> Iterator[Client]:
             memory_limit=0,
             dashboard_address=None,
             silence_logs=logging.CRITICAL,
-            # A terminal sends Ctrl-C to all processes: the workers go on until the runs are saved.
-            preload="import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)",
+            preload=IGNORE_SIGNALS,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
@@ -255,8 +255,10 @@ def train_in_worker(
     try:
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
             train(task, replace(settings, resume=is_started(folder)), folder, asked)
-    except (UserError, Interrupted) as problem:
-        return str(problem)
+    except Interrupted as stopped:
+        return str(stopped).partition(";")[0]  # without the advice to --resume
+    except UserError as error:
+        return str(error)
     return ""
 
 
@@ -384,5 +386,4 @@ def draw_heat_map(grid: Grid, path: Path) -> None:
         ]
         if results:
             values[i, j] = statistics.mean(results)
-    unit = f"best validation, {experiment.unit}"
-    plot_heat_map(values, (down, list(map(short, rows))), (across, list(map(short, columns))), unit, path)
+    plot_heat_map(values, (down, list(map(short, rows))), (across, list(map(short, columns))), experiment.unit, path)

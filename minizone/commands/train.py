@@ -80,7 +80,7 @@ def parse_settings(task: str, arguments: list[str]) -> RunSettings:
     """The settings of the preset that the arguments name, changed by the other flags, and checked."""
     presets = TASKS[task].presets
     # The preset gives all other flags their defaults. `parse` refuses a wrong name.
-    preset = presets.get(value_of_flag(arguments, "--preset"), presets["quick"])
+    preset = presets.get(value_of_flag(arguments, "--preset") or "quick", presets["quick"])
     settings = parse(type(preset), arguments, task, preset)
     settings.check()
     return settings

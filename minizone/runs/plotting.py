@@ -181,5 +181,6 @@ def plot_heat_map(
     for (i, j), value in np.ndenumerate(values):
         if not np.isnan(value):
             axes.text(j, i, f"{value:.3f}", ha="center", va="center", color="k" if value < middle else "w", fontsize=9)
-    figure.colorbar(image, label=unit)
+    axes.set_title(f"best validation, {unit}", fontsize=10)
+    figure.colorbar(image)
     _save(figure, out)
