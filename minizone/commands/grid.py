@@ -79,7 +79,7 @@ def make_grid(content: dict[str, Any], part: str | None, out: Path) -> Grid:
     if unknown:
         raise UserError(f"{unknown.pop()!r} is not one of task, seeds, flags, rows, part")
     task, seeds = content.get("task"), content.get("seeds", [1])
-    if task not in TASKS:
+    if not isinstance(task, str) or task not in TASKS:
         raise UserError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
     if not (isinstance(seeds, list) and seeds and all(type(seed) is int and seed >= 0 for seed in seeds)):
         raise UserError(f"seeds must be a list of integers from 0 on, as in [1, 2, 3], got {seeds!r}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import shutil
 import statistics
 import sys
@@ -72,6 +73,8 @@ def main(arguments: list[str]) -> int:
     require(settings.workers is None or settings.workers >= 1, "workers", settings.workers, "be at least 1")
     if settings.workers and settings.scheduler:
         raise UserError("--workers is for this machine: the workers of --scheduler have been started already")
+    if settings.scheduler is not None and not re.fullmatch(r"(tcp|tls|wss?)://.+:\d+", settings.scheduler):
+        raise UserError(f"--scheduler must be an address as in tcp://host:8786, got {settings.scheduler!r}")
     path = Path(settings.grid)
     out = Path(settings.out or Path("runs") / "-".join(filter(None, [path.stem, settings.part])))
     grid = read_grid(path, settings.part, out)
@@ -207,7 +210,7 @@ def connected(settings: Sweep, runs: int) -> Iterator[Client]:
     if settings.scheduler:
         try:
             client = Client(settings.scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise UserError(f"there is no dask scheduler at {settings.scheduler}: {error}") from None
         with client:
             threads = client.nthreads().values()
