@@ -315,7 +315,7 @@ class Display:
             total=epochs,
             initial=done,
             desc=name,
-            unit=" epochs",
+            unit="epoch",
             disable=not self.terminal,
             file=sys.stdout,
             leave=False,

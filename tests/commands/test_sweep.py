@@ -164,9 +164,7 @@ def test_a_scheduler_that_is_not_there_is_one_sentence(tmp_path):
 
 
 def test_only_a_sweep_that_trains_imports_dask():
-    code = (
-        "import sys, minizone.commands.main; print({'dask', 'distributed'} & sys.modules.keys())"
-    )
+    code = "import sys, minizone.commands.main; print({'dask', 'distributed'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert (done.stdout, done.stderr) == ("set()\n", "")
 
