@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import asdict, dataclass, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -206,7 +207,8 @@ def connected(settings: Sweep, runs: int) -> Iterator[Client]:
     import dask
     from distributed import Client, LocalCluster
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if settings.scheduler:
         try:
             client = Client(settings.scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
@@ -218,6 +220,9 @@ def connected(settings: Sweep, runs: int) -> Iterator[Client]:
                 raise UserError(
                     f"a worker of {settings.scheduler} has {max(threads)} threads: start it with --nthreads 1"
                 )
+            found = client.run(find_spec, "minizone")
+            if not all([client.run_on_scheduler(find_spec, "minizone"), *found.values()]):
+                raise UserError(f"{settings.scheduler} or its workers have no minizone: install it there with pip")
             if not threads:
                 print(f"{settings.scheduler} has no workers yet: the runs begin when it has")
             yield client
@@ -290,7 +295,7 @@ def problem_of(future: Future) -> str:
     error = future.exception()
     if isinstance(error, KilledWorker):
         return "each worker that trained it has died, perhaps because its machine has too little memory"
-    return f"{type(error).__name__}: {error}"
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 class Display:
@@ -298,7 +303,7 @@ class Display:
 
     def __init__(self, runs: list[GridRun]):
         self.epochs = {run: run.settings.epochs * (len(METHODS) if run.task == "gradients" else 1) for run in runs}
-        self.seen = {run: len(rows_of(run)) for run in runs}
+        self.seen = {run: len(rows_of(run)) for run in runs}  # epochs in the logs
         self.bars: dict[GridRun, tqdm] = {}
         self.terminal = sys.stdout.isatty()
 
@@ -328,9 +333,12 @@ class Display:
     def update(self) -> None:
         """Show the epochs that have ended, from the logs of the runs."""
         for run, epochs in self.epochs.items():
-            if run not in self.bars and not any(run.folder.rglob("lock")):
-                continue  # it waits, or has ended
-            rows = rows_of(run)
+            try:
+                training, rows = any(run.folder.rglob("lock")), rows_of(run)
+            except FileNotFoundError:  # removed a moment ago: a run that fails early leaves no file
+                continue
+            if run not in self.bars and not training and len(rows) <= self.seen[run]:
+                continue  # it waits
             metric = f"valid_{TASKS[run.task].metric}"
             if run not in self.bars:
                 self.bars[run] = self.bar(run.folder.name, epochs, self.seen[run])
@@ -356,8 +364,9 @@ class Display:
 
 
 def rows_of(run: GridRun) -> list[files.Row]:
-    """The rows of a run, or of all runs of the task gradients."""
-    return [row for path in sorted(run.folder.rglob("metrics.jsonl")) for row in files.read_rows(path)]
+    """The rows of a run, or of all runs of the task gradients, the latest last."""
+    logs = sorted(run.folder.rglob("metrics.jsonl"), key=lambda path: path.stat().st_mtime)
+    return [row for path in logs for row in files.read_rows(path)]
 
 
 # ---- after the runs
@@ -371,7 +380,7 @@ def print_results(grid: Grid, out: Path) -> None:
     print(report(out), end="")
     plot_runs(finished, out / "curves.png")
     print(out / "curves.png")
-    if len(grid.lists) == 2:
+    if len(grid.lists) == 2 and grid.runs[0].task != "gradients":  # which has several results
         draw_heat_map(grid, out / "heat-map.png")
         print(out / "heat-map.png")
 

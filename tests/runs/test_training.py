@@ -185,7 +185,7 @@ def test_a_gradient_that_is_not_finite_changes_no_parameter(tmp_path, monkeypatc
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on_to_the_same_bits(tmp_path):
     run(tmp_path / "whole")
     asked = iter([False, False, True])
-    with pytest.raises(Interrupted, match="^stopped in epoch 1 after update 3; saved in .* --resume$") as stopped:
+    with pytest.raises(Interrupted, match=r"^stopped in epoch 1 after update 3; saved in .* --resume$") as stopped:
         fit(CharPTB(TINY, say=quiet), tmp_path / "cut", say=quiet, stop=lambda: next(asked))
     assert stopped.value.status == 0
     run(tmp_path / "cut", resume=True)
