@@ -127,8 +127,9 @@ def is_finished(run: GridRun) -> bool:
 
 
 def disk_space(runs: list[GridRun]) -> int:
-    """Bytes of the checkpoints of runs; UserError when their data are missing. Runs that differ in numbers such as
-    probabilities have models of one size.
+    """Bytes of the checkpoints of runs; UserError when their data are missing.
+
+    Runs that differ only in the seed and in fractions, such as probabilities, have models of one size.
     """
     sizes: dict[tuple[object, ...], int] = {}
     total = 0
@@ -155,8 +156,10 @@ def checkpoint_size(task: str, settings: RunSettings) -> int:
 
 
 def free_space(folder: Path) -> int:
-    """Free bytes where a folder is, or will be."""
+    """Free bytes where a folder is, or will be; UserError when it cannot be one."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"cannot write in {folder}: {there} is not a folder")
     return shutil.disk_usage(there).free
 
 

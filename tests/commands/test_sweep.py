@@ -169,5 +169,11 @@ def test_only_a_sweep_that_trains_imports_dask():
     assert (done.stdout, done.stderr) == ("set()\n", "")
 
 
+def test_an_out_that_is_no_folder_is_one_sentence(tmp_path):
+    grid = write(tmp_path, SHORT)
+    done = command("sweep", grid, "--out", grid / "x")
+    assert (done.returncode, done.stderr) == (2, f"run.py: cannot write in {grid / 'x'}: {grid} is not a folder\n")
+
+
 def test_a_missing_file_is_one_sentence(capsys):
     assert "No such file or directory: no.toml" in refused_here(capsys, "sweep", "no.toml")
