@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn, TextIO
 
-from minizone.commands import conformance, export, plot, report, resume, sample, train
+from minizone.commands import conformance, export, plot, report, resume, sample, sweep, train
 from minizone.commands.train import TASKS
 from minizone.errors import UserError
 from minizone.runs.experiment import Experiment
@@ -24,6 +24,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "sample": sample.main,
     "conformance": conformance.main,
     "export": export.main,
+    "sweep": sweep.main,
 }
 LEAST_COLUMNS = 50  # of --help: tyro never ends in 5, and has a letter in each line in 24
 USAGE = """usage: python run.py TASK [flags]          train; the flags of a task: python run.py TASK --help
@@ -33,6 +34,7 @@ USAGE = """usage: python run.py TASK [flags]          train; the flags of a task
        python run.py sample RUN            text from a trained language model
        python run.py conformance MODULE:ADAPTER    is THIS a correct zoneout? (minizone/conformance/__init__.py)
        python run.py export RUN            weights and model of a run for PyTorch; --load-path takes them back
+       python run.py sweep GRID.toml       a grid of runs, several at a time, also on a cluster (docs/sweeps.md)
 
 tasks (sections of the paper):
   char-ptb    character-level language model on Penn Treebank (4.1.1)

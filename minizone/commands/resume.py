@@ -43,5 +43,5 @@ def main(arguments: list[str]) -> int:
     if is_finished(folder, settings):
         print(f"{folder} is finished; more --epochs than {settings.epochs} would go on")
         return 0
-    train(task, replace(settings, out=str(folder), resume=True))
+    train(task, replace(settings, out=str(folder), resume=True), folder)
     return 0

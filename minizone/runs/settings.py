@@ -54,7 +54,7 @@ class RunSettings:
     device: Literal["cpu", "gpu"] = "cpu"
     """NumPy on the CPU, or CuPy on a CUDA GPU."""
     seed: Annotated[int, Range(at_least=0)] = 1
-    """Seed of the initial weights, the masks and the order of the data."""
+    """Seed of the initial weights, the masks and the order of the data; 1,2,3: three runs, one after the other."""
     data_dir: str | None = None
     """Folder with the data. The default is $MINIZONE_DATA or a cache folder. Missing files are downloaded to it."""
     offline: bool = False
