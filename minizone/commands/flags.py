@@ -22,8 +22,8 @@ Settings = TypeVar("Settings")
 
 GROUPS = {  # of --help; a setting that is in none of them is in the group of its task
     "run": "preset device seed out resume epochs patience max_minutes load_path test_cost",
-    "data": "dataset data_dir offline ptb_form seq_len augment train_symbols eval_symbols permutation unpermuted pool"
-    " train_examples eval_examples",
+    "data": "dataset data_dir offline text valid_text test_text vocabulary_size tokenized ptb_form seq_len augment"
+    " train_symbols eval_symbols permutation unpermuted pool train_examples eval_examples",
     "model": "hidden_size num_layers rnn_type activation initialization init_width forget_bias batch_normalization"
     " initial_gamma initial_beta epsilon statistics_rate summarize",
     "regularizer": "z_prob_cells z_prob_states share_mask static_mask stoch_depth gaussian_drop drop_prob_igates"

@@ -267,7 +267,7 @@ def train_in_worker(
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
             train(task, replace(settings, resume=is_started(folder)), folder, asked)
     except Interrupted as stopped:
-        return str(stopped).partition(";")[0]  # without the advice to --resume
+        return str(stopped).partition(";")[0]  # without the advice on how to go on
     except UserError as error:
         return str(error)
     return ""

@@ -104,7 +104,7 @@ def new_run(folder: Path) -> Iterator[None]:
     So the same command can be given again. UserError when the folder has files of a run, which stay as they are.
     """
     if (folder / "config.json").exists():
-        raise UserError(f"{folder} holds a run already: go on with it with --resume, or choose another --out")
+        raise UserError(f"{folder} holds a run already: go on with `run.py resume {folder}`, or choose another --out")
     for name in FILES:
         if (folder / name).exists():
             raise UserError(f"{folder} holds {name} of a run that has no config.json: choose another --out")
@@ -275,7 +275,7 @@ def load_best(experiment: Experiment, progress: Progress, folder: Path) -> None:
     if metadata["epoch"] != progress.best_epoch:  # killed before the checkpoint, and resumed with fewer epochs
         raise UserError(
             f"{path} is of epoch {metadata['epoch']}, and the best of the {progress.epoch - 1} epochs that were trained"
-            f" is {progress.best_epoch}: go on with --resume --epochs {metadata['epoch']} or more"
+            f" is {progress.best_epoch}: go on with --epochs {metadata['epoch']} or more"
         )
     experiment.model.load_state_dict(arrays)
 

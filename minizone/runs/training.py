@@ -137,8 +137,8 @@ def train(
             if reason:
                 run_folder.save_checkpoint(experiment, optimizer, progress, folder)
                 raise Interrupted(
-                    f"{reason} in epoch {progress.epoch} after update {progress.update}; saved in {folder}, go on with"
-                    " --resume",
+                    f"{reason} in epoch {progress.epoch} after update {progress.update}; saved in {folder}; go on with"
+                    f" `run.py resume {folder}`, or with the same command and --resume",
                     128 + signals[0] if signals else 0,
                 )
             finish_epoch(experiment, optimizer, progress, folder, say)
