@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
         print_sentence(f"{reason}: {error.filename}" if error.filename else reason, sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print_sentence("stopped; if there was a checkpoint it is whole, and `run.py resume RUN` goes on from it", sys.stdout)
+        print_sentence("stopped; a checkpoint, if there is one, is whole: go on with `run.py resume RUN`", sys.stdout)
         return 130
     except Interrupted as stop:
         print_sentence(str(stop), sys.stdout)

@@ -25,6 +25,7 @@ def finished(tmp_path_factory):
 
 def test_a_run_writes_the_files_of_the_contract_and_no_other(finished):
     names = {"config.json", "metrics.jsonl", "last.safetensors", "best.safetensors", "summary.json", "curves.png"}
+    names.add("vocabulary.json")  # of language models only
     assert {path.name for path in finished.iterdir()} == names
 
 
