@@ -24,6 +24,15 @@ def test_plot_draws_two_runs_into_one_figure(program, runs, tmp_path, capsys):
     assert out.read_text().count("<svg") == 1
 
 
+def test_plot_leaves_out_the_figures_beside_the_runs(program, runs, tmp_path, capsys):
+    for name in ("curves.png", "heat-map.svg"):
+        (tmp_path / name).write_bytes(b"a figure")
+    given = [str(path) for path in (runs / "a", tmp_path / "curves.png", tmp_path / "heat-map.svg")]
+    assert program.main(["plot", *given, "--out", str(tmp_path / "both")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'both.png'}\n"
+    assert "needs at least one run folder" in refused_here(capsys, "plot", *given[1:])
+
+
 @pytest.mark.parametrize(("name", "written"), [("curves", "curves.png"), ("new/c.PDF", "new/c.PDF")])
 def test_the_ending_of_a_figure_is_its_format_and_without_one_it_is_png(name, written, program, runs, tmp_path, capsys):
     assert program.main(["plot", str(runs / "a"), "--out", str(tmp_path / name)]) == 0
