@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import tempfile
@@ -45,12 +46,23 @@ plt.rcParams.update(
 )
 
 
+figures = HERE / "figures"  # where `save` writes; the repository holds those of preset quick
+
+
 def run(main: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     """Call ``main(preset, device)`` with the flags of the command line; in a notebook, with its defaults."""
     if IN_NOTEBOOK:
         return main()
+
+    @functools.wraps(main)
+    def with_figures(preset: Preset = "quick", device: DeviceName = "cpu") -> dict[str, Any]:
+        global figures
+        if preset != "quick":
+            figures = Path("runs/chapters/figures")
+        return main(preset, device)
+
     try:
-        return tyro.cli(main)
+        return tyro.cli(with_figures)
     except Interrupted as stop:
         print(f"stopped ({stop}); the run is saved in runs/chapters, and the same command continues it")
         sys.exit(stop.status)
@@ -66,12 +78,17 @@ def check(claim: str, holds: Any) -> None:
 
 
 def save(figure: Figure, name: str) -> None:
-    """Write the figure to ``chapters/figures/NAME.png``, or to the folder in $MINIZONE_FIGURES."""
-    folder = Path(os.environ.get("MINIZONE_FIGURES", HERE / "figures"))
+    """Write the figure NAME.png: to ``chapters/figures/`` with preset quick, else to ``runs/chapters/figures/``.
+
+    $MINIZONE_FIGURES is another folder for all presets.
+    """
+    folder = Path(os.environ.get("MINIZONE_FIGURES", figures))
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / f"{name}.png", dpi=110)
     plt.close(figure)
     print(f"figure: {name}.png")
+    if folder != HERE / "figures":
+        print(f"in the folder {folder}")
 
 
 @dataclass

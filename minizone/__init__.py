@@ -1,10 +1,11 @@
 """minizone: the Zoneout paper from scratch."""
 
 from minizone.autograd.gradcheck import GradientError, gradcheck
+from minizone.autograd.ops import softmax_cross_entropy
 from minizone.autograd.tensor import Function, Tensor, no_grad
-from minizone.backend import Device, array_module
+from minizone.backend import Device, array_module, stream
 from minizone.errors import UserError
-from minizone.layers import BNLSTM, GRU, LSTM, RNN, Dropout, Embedding, Linear, Stack
+from minizone.layers import BNLSTM, GRU, LSTM, RNN, Dropout, Embedding, Linear, RecurrentLayer, Stack
 from minizone.layers.module import Module, Parameter
 from minizone.optim import SGD, Adam, Momentum, RMSProp
 from minizone.recurrent.bn_lstm import bn_lstm
@@ -31,6 +32,7 @@ __all__ = [
     "Momentum",
     "Parameter",
     "RMSProp",
+    "RecurrentLayer",
     "Stack",
     "Tensor",
     "UserError",
@@ -42,4 +44,6 @@ __all__ = [
     "lstm",
     "no_grad",
     "rnn",
+    "softmax_cross_entropy",
+    "stream",
 ]

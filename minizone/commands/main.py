@@ -11,25 +11,30 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn, TextIO
 
-from minizone.commands import conformance, export, plot, report, sample, train
+from minizone.commands import conformance, export, plot, report, resume, sample, sweep, train
 from minizone.commands.train import TASKS
 from minizone.errors import UserError
+from minizone.runs.experiment import Experiment
 from minizone.runs.training import Interrupted
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "resume": resume.main,
     "plot": plot.main,
     "report": report.main,
     "sample": sample.main,
     "conformance": conformance.main,
     "export": export.main,
+    "sweep": sweep.main,
 }
 LEAST_COLUMNS = 50  # of --help: tyro never ends in 5, and has a letter in each line in 24
 USAGE = """usage: python run.py TASK [flags]          train; the flags of a task: python run.py TASK --help
+       python run.py resume RUN            go on with a run; its flags are in its config.json
        python run.py plot RUN [RUN ...]    learning curves of runs
        python run.py report [RUNS_DIR]     tables of runs
        python run.py sample RUN            text from a trained language model
        python run.py conformance MODULE:ADAPTER    is THIS a correct zoneout? (minizone/conformance/__init__.py)
        python run.py export RUN            weights and model of a run for PyTorch; --load-path takes them back
+       python run.py sweep GRID.toml       a grid of runs, several at a time, also on a cluster (docs/sweeps.md)
 
 tasks (sections of the paper):
   char-ptb    character-level language model on Penn Treebank (4.1.1)
@@ -68,7 +73,7 @@ def main(arguments: list[str]) -> int:
         print_sentence(f"{reason}: {error.filename}" if error.filename else reason, sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print_sentence("stopped; if there was a checkpoint it is whole, and --resume goes on from it", sys.stdout)
+        print_sentence("stopped; a checkpoint, if there is one, is whole: go on with `run.py resume RUN`", sys.stdout)
         return 130
     except Interrupted as stop:
         print_sentence(str(stop), sys.stdout)
@@ -99,12 +104,13 @@ def print_sentence(sentence: str, stream: TextIO) -> None:
         print(f"run.py: {' '.join(sentence.split())}", file=stream)
 
 
-def run_and_exit() -> NoReturn:
-    """`main` with the arguments of this process, which ends with its status.
+def run_and_exit(*own_tasks: type[Experiment]) -> NoReturn:
+    """`main` with the arguments of this process, which ends with its status. It has ``own_tasks`` beside all others.
 
     No traceback comes from standard output or standard error that is closed, full or without a reader, nor from Ctrl-C
     before, during and after `main`. Each line is written when it is complete, also into a file or a pipe.
     """
+    TASKS.update({kind.task: kind for kind in own_tasks})
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed, as by `>&-`
             setattr(sys, name, open(os.devnull, "w", errors="backslashreplace"))  # noqa: SIM115

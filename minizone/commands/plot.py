@@ -9,7 +9,7 @@ import tyro
 
 from minizone.commands.flags import file_to_write, parse
 from minizone.errors import UserError
-from minizone.runs.plotting import plot_runs
+from minizone.runs.plotting import FORMATS, plot_runs
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,13 @@ class Plot:
 
 def main(arguments: list[str]) -> int:
     settings = parse(Plot, arguments, "plot")
-    if not settings.runs:
+    given = [Path(run) for run in settings.runs]
+    runs = [run for run in given if run.suffix not in FORMATS]  # without the figures in `plot runs/grid/*`
+    if not runs:
         raise UserError("run.py plot needs at least one run folder")
     out = file_to_write(settings.out)
     if not out.suffix:
         out = out.with_name(f"{out.name}.png")
-    plot_runs([Path(run) for run in settings.runs], out)
+    plot_runs(runs, out)
     print(out)
     return 0

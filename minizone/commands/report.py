@@ -8,6 +8,8 @@ from pathlib import Path
 import tyro
 
 from minizone.commands.flags import file_to_write, parse
+from minizone.commands.sample import Sample, text_of
+from minizone.errors import UserError
 from minizone.runs.report import report, save_runs, write_page
 
 
@@ -31,8 +33,16 @@ def main(arguments: list[str]) -> int:
     if settings.save:
         save_runs(root, Path(settings.save))
     if page:
-        write_page(root, page)
+        write_page(root, page, sample)
     print(tables, end="")
     if page:
         print(f"\n{page}")
     return 0
+
+
+def sample(run: Path) -> str | None:
+    """A text from a run, for the page; None where it has none: another task, or a run without vocabulary.json."""
+    try:
+        return "".join(text_of(Sample(str(run), length=300)))
+    except UserError:
+        return None

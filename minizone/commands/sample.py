@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -39,6 +40,14 @@ def main(arguments: list[str]) -> int:
     settings = parse(Sample, arguments, "sample")
     require(settings.length >= 0, "length", settings.length, "be at least 0")
     require(0 <= settings.temperature < math.inf, "temperature", settings.temperature, "be at least 0 and finite")
+    for piece in text_of(settings):
+        print(piece, end="", flush=True)
+    print()
+    return 0
+
+
+def text_of(settings: Sample) -> Iterator[str]:
+    """The prompt and the text that a run writes, in the pieces in which it is drawn; UserError when it has no text."""
     folder = Path(settings.run)
     task, settings_of_model = settings_of_run(folder)
     experiment = TASKS[task]
@@ -56,7 +65,4 @@ def main(arguments: list[str]) -> int:
     prompt = read_prompt(settings.prompt, unit, vocabulary)
     drawn = islice(draw(model, prompt, settings.temperature, stream(settings.seed, "sample")), settings.length)
     shown = chain(prompt if settings.prompt else [], drawn)
-    for piece in spelled((vocabulary[token] for token in shown), unit):
-        print(piece, end="", flush=True)
-    print()
-    return 0
+    return spelled((vocabulary[token] for token in shown), unit)

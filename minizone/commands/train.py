@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import statistics
+import time
+from collections import defaultdict
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from minizone.commands.flags import parse
 from minizone.errors import UserError
@@ -12,7 +16,7 @@ from minizone.experiments import char_ptb, gradients, pmnist, semantic, seq2seq,
 from minizone.runs import files
 from minizone.runs.experiment import Experiment
 from minizone.runs.settings import RunSettings
-from minizone.runs.training import fit
+from minizone.runs.training import Stop, fit, never
 
 TASKS: dict[str, type[Experiment]] = {
     "char-ptb": char_ptb.CharPTB,
@@ -26,29 +30,87 @@ TASKS: dict[str, type[Experiment]] = {
 
 
 def main(task: str, arguments: list[str]) -> int:
-    """Build the experiment of a task from its flags, and train it."""
-    settings = parse_settings(task, arguments)
-    folder = choose_folder(task, settings)
+    """Build the experiment of a task from its flags, and train it; `--seed 1,2,3` are three runs."""
+    runs = [parse_settings(task, each) for each in split_seeds(arguments)]
+    if len(runs) == 1:
+        train(task, runs[0], choose_folder(task, runs[0]))
+    else:
+        train_seeds(task, runs)
+    return 0
+
+
+def train(task: str, settings: RunSettings, folder: Path, stop: Stop = never) -> dict[str, Any]:
+    """Train one run; returns its results by name."""
     try:
         if isinstance(settings, gradients.GradientsSettings):  # one run for each regularizer
-            gradients.run(settings, folder)
-        else:
-            fit(TASKS[task](settings), folder)
+            found = gradients.run(settings, folder, stop=stop)
+            return {f"share, {method}": float(share[-1]) for method, share in gradients.early_shares(found).items()}
+        summary = fit(TASKS[task](settings), folder, stop=stop)
     except MemoryError as error:
         advice = "try a smaller --hidden-size"
         if settings.batch_size > 1:
             advice = f"try --batch-size {settings.batch_size // 2} or a smaller --hidden-size"
         raise UserError(f"out of memory: {str(error).rstrip('.')}; {advice}") from None
-    return 0
+    return {name: number for name, number in summary.items() if name.startswith(("best_valid_", "test_"))}
+
+
+def train_seeds(task: str, runs: list[RunSettings]) -> None:
+    """Train runs that differ in the seed, one after the other, and print the mean and the spread of their results."""
+    folders = [Path(run.out) / f"seed{run.seed}" if run.out else choose_folder(task, run) for run in runs]
+    started = [folder for folder in folders if is_started(folder)]
+    if runs[0].resume and not started:
+        raise UserError(f"cannot resume: {folders[0]} and the folders of the other seeds hold no run")
+    if started and not runs[0].resume:
+        raise UserError(f"{started[0]} holds a run already: go on with it with --resume, or choose another --out")
+    deadline = time.monotonic() + 60 * runs[0].max_minutes
+    results = defaultdict(list)
+    for settings, folder in zip(runs, folders, strict=True):
+        print(f"-- seed {settings.seed}")
+        minutes_left = max((deadline - time.monotonic()) / 60, 1e-9)
+        run = replace(settings, resume=folder in started, max_minutes=minutes_left)
+        for name, number in train(task, run, folder).items():
+            if isinstance(number, float):
+                results[name].append(number)
+    print(f"{len(runs)} seeds, mean and sample standard deviation:")
+    for name, numbers in results.items():
+        print(f"  {name} {statistics.mean(numbers):.4f} ({statistics.stdev(numbers):.4f})")
 
 
 def parse_settings(task: str, arguments: list[str]) -> RunSettings:
     """The settings of the preset that the arguments name, changed by the other flags, and checked."""
     presets = TASKS[task].presets
-    preset = presets.get(preset_name(arguments), presets["quick"])  # `parse` refuses a wrong name
+    # The preset gives all other flags their defaults. `parse` refuses a wrong name.
+    preset = presets.get(value_of_flag(arguments, "--preset") or "quick", presets["quick"])
     settings = parse(type(preset), arguments, task, preset)
+    if settings.preset not in presets:
+        raise UserError(f"{task} has no preset {settings.preset!r}; its presets: {', '.join(presets)}")
     settings.check()
     return settings
+
+
+def split_seeds(arguments: list[str]) -> list[list[str]]:
+    """The arguments once for each seed of `--seed 1,2,3`; UserError for one that is no integer, or is there twice."""
+    value = value_of_flag(arguments, "--seed")
+    if value is None or "," not in value:
+        return [arguments]
+    try:
+        seeds = [int(seed) for seed in value.split(",")]
+    except ValueError:
+        raise UserError(f"--seed must be an integer, or several as in 1,2,3, got {value}") from None
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--seed {value} has a seed twice: give each seed once")
+    return [[*arguments, "--seed", str(seed)] for seed in seeds]  # the last --seed counts
+
+
+def value_of_flag(arguments: list[str], flag: str) -> str | None:
+    """The last value of a flag, from `--flag VALUE` or `--flag=VALUE`."""
+    value = None
+    for k, argument in enumerate(arguments):
+        if argument == flag and k + 1 < len(arguments):
+            value = arguments[k + 1]
+        elif argument.startswith(f"{flag}="):
+            value = argument.removeprefix(f"{flag}=")
+    return value
 
 
 def settings_of_run(folder: Path) -> tuple[str, RunSettings]:
@@ -57,25 +119,22 @@ def settings_of_run(folder: Path) -> tuple[str, RunSettings]:
     Settings that are younger than the run have the values of its preset.
     """
     config = files.read_json(folder / "config.json")
-    task, given = config["task"], config["settings"]
-    if task not in TASKS:
-        raise UserError(f"{folder} is a run of the task {task!r}, which this version of minizone does not have")
-    preset = TASKS[task].presets[given["preset"]]
+    try:
+        task, given = config["task"], config["settings"]
+        if task not in TASKS:
+            raise UserError(f"{folder} is a run of the task {task!r}, which this version of minizone does not have")
+        preset = TASKS[task].presets[given["preset"]]
+    except (KeyError, TypeError):
+        raise UserError(f"{folder / 'config.json'} is not the config of a run") from None
     known = {f.name: given[f.name] for f in fields(preset) if f.name in given}
     if known.get("max_minutes") is None:  # JSON has no infinity
         known["max_minutes"] = math.inf
     return task, replace(preset, **known)
 
 
-def preset_name(arguments: list[str]) -> str:
-    """The value of --preset: it has to be known first, because it gives all other flags their defaults."""
-    name = "quick"
-    for k, argument in enumerate(arguments):
-        if argument == "--preset" and k + 1 < len(arguments):
-            name = arguments[k + 1]
-        elif argument.startswith("--preset="):
-            name = argument.removeprefix("--preset=")
-    return name
+def is_started(folder: Path) -> bool:
+    """Whether a folder holds a run that --resume can go on with; the task gradients has several below it."""
+    return any(folder.rglob("config.json"))
 
 
 def choose_folder(task: str, settings: RunSettings) -> Path:

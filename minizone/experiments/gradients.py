@@ -22,7 +22,7 @@ from minizone.recurrent.sequence import StateGradients
 from minizone.runs.files import load_arrays, write_npz
 from minizone.runs.plotting import plot_gradients
 from minizone.runs.settings import Range
-from minizone.runs.training import fit
+from minizone.runs.training import Say, Stop, fit, never
 
 KINDS = ("state c", "state h")  # the states, after zoneout, that the loss is differentiated by
 METHODS: dict[str, dict[str, Any]] = {
@@ -179,7 +179,7 @@ def normalize_backward(ds_hat: np.ndarray, s_hat: np.ndarray, std: np.ndarray) -
 # ---- all methods, and both figures
 
 
-def run(settings: GradientsSettings, folder: Path, say: Callable[[str], None] = print) -> dict[str, np.ndarray]:
+def run(settings: GradientsSettings, folder: Path, say: Say = print, stop: Stop = never) -> dict[str, np.ndarray]:
     """Train with every method, each in its own folder, and write gradients.npz and gradients.png.
 
     Returns the arrays of gradients.npz: ``norms`` (methods, epochs + 1, 2, T), with the names in ``methods`` and
@@ -195,7 +195,7 @@ def run(settings: GradientsSettings, folder: Path, say: Callable[[str], None] = 
             started = settings.resume and (run_folder / "config.json").exists()
             minutes_left = max((deadline - time.monotonic()) / 60, 1e-9)
             of_method = replace(settings, **changes, max_minutes=minutes_left, resume=started)
-            fit(Gradients(of_method, say), run_folder, say)
+            fit(Gradients(of_method, say), run_folder, say, stop)
         arrays, _ = load_arrays(run_folder / "last.safetensors")
         norms.append(arrays["carried.norms"])
 
@@ -222,8 +222,13 @@ def summary(found: dict[str, np.ndarray]) -> str:
     lines = [
         "share of sum_t |dL/dc_t| in the first quarter of the time steps (before training -> after the last epoch):"
     ]
-    for method, norms in zip(found["methods"], found["norms"], strict=True):
-        of_c = norms[:, KINDS.index("state c")]  # (epochs + 1, T)
-        first_quarter = of_c[:, : of_c.shape[1] // 4].sum(axis=1) / of_c.sum(axis=1)  # (epochs + 1,)
-        lines.append(f"  {method:26s} {first_quarter[0]:.4f} -> {first_quarter[-1]:.4f}")
+    for method, share in early_shares(found).items():
+        lines.append(f"  {method:26s} {share[0]:.4f} -> {share[-1]:.4f}")
     return "\n".join(lines)
+
+
+def early_shares(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """For each method: the share (epochs + 1,) of the gradient of c in the first quarter of the time steps."""
+    of_c = found["norms"][:, :, KINDS.index("state c")]  # (methods, epochs + 1, T)
+    shares = of_c[:, :, : of_c.shape[2] // 4].sum(axis=2) / of_c.sum(axis=2)
+    return dict(zip(map(str, found["methods"]), shares, strict=True))

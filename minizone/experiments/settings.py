@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
+
+import tyro
 
 from minizone.data import TextDataset
 from minizone.errors import UserError
 from minizone.runs.settings import Range, RunSettings, require
 from minizone.zoneout import Zoneout
 
-PerLayer = float | str  # one number for all layers, or "0.25,0.1": one for each layer
+# One number for all layers, or "0.25,0.1": one for each layer.
+PerLayer = Annotated[float | str, tyro.conf.arg(metavar="P[,P...]")]
 
 
 @dataclass(frozen=True)
@@ -101,18 +105,21 @@ class RecurrentSettings(RunSettings):
     def per_layer(self, name: str) -> list[float]:
         """The probabilities of a setting, one for each layer; UserError unless all are in [0, 1]."""
         value = getattr(self, name)
+        parts = str(value).split(",")
+        if len(parts) == 1:
+            parts *= self.num_layers
+        if len(parts) != self.num_layers:
+            layers = "1 layer" if self.num_layers == 1 else f"{self.num_layers} layers"
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(
+                f"{flag} {value}: {len(parts)} values for {layers}; give one for all layers, or one for each"
+            )
         try:
-            if isinstance(value, str):
-                probabilities = [float(part) for part in value.split(",")]
-            else:
-                probabilities = [value] * self.num_layers
+            probabilities = [float(part) for part in parts]
         except ValueError:
-            probabilities = []
-        if len(probabilities) != self.num_layers or not all(0 <= p <= 1 for p in probabilities):
-            rule = "be a probability in [0, 1]"
-            if self.num_layers > 1:
-                rule += f", or {self.num_layers} of them with commas between"
-            require(False, name, value, rule)
+            probabilities = [math.nan]
+        rule = "be a probability in [0, 1]" + (", or one for each layer" if self.num_layers > 1 else "")
+        require(all(0 <= p <= 1 for p in probabilities), name, value, rule)
         return probabilities
 
     def zoneout(self, layer: int, steps: int) -> Zoneout:

@@ -19,11 +19,14 @@ from __future__ import annotations
 
 import math
 import platform
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -32,8 +35,10 @@ from minizone.errors import UserError
 from minizone.optim import Optimizer
 from minizone.runs import files
 from minizone.runs.experiment import Experiment
+from minizone.runs.settings import RunSettings
 from minizone.runs.torch_names import from_torch, is_torch
 
+FILES = ("config.json", "metrics.jsonl", "best.safetensors", "last.safetensors", "summary.json")
 MAY_CHANGE = {  # settings that a resumed run may change
     "epochs", "patience", "max_minutes", "out", "resume", "data_dir", "device", "load_path", "test_cost", "offline",
     "text", "valid_text", "test_text",  # these are paths; the sha256 of the texts must be the same
@@ -96,10 +101,13 @@ def locked(folder: Path) -> Iterator[None]:
 def new_run(folder: Path) -> Iterator[None]:
     """While inside, a new run begins: any exception before its first checkpoint removes its files.
 
-    So the same command can be given again. UserError when the folder has a run already, which stays as it is.
+    So the same command can be given again. UserError when the folder has files of a run, which stay as they are.
     """
     if (folder / "config.json").exists():
-        raise UserError(f"{folder} holds a run already: go on with it with --resume, or choose another --out")
+        raise UserError(f"{folder} holds a run already: go on with `run.py resume {folder}`, or choose another --out")
+    for name in FILES:
+        if (folder / name).exists():
+            raise UserError(f"{folder} holds {name} of a run that has no config.json: choose another --out")
     try:
         yield
     except BaseException:
@@ -112,19 +120,17 @@ def new_run(folder: Path) -> Iterator[None]:
 def start(experiment: Experiment, folder: Path) -> Progress:
     """Write the config of a new run, after what its experiment needs beside it."""
     experiment.begin(folder)
-    preset = experiment.presets[experiment.settings.preset]
-    settings = {name: value for name, value in asdict(experiment.settings).items() if name not in ("out", "resume")}
     files.write_json(
         folder / "config.json",
         {
             "task": experiment.task,
             "metric": experiment.metric,
             "unit": experiment.unit,
-            "settings": {name: None if value == math.inf else value for name, value in settings.items()},
-            "changed": {name: value for name, value in settings.items() if value != getattr(preset, name)},
+            **settings_in_config(experiment),
             "dataset": {"name": experiment.data.name, "sha256": experiment.data.sha256},
             "reference": experiment.reference,
             "machine": experiment.device.description,
+            "commit": commit(),
             "versions": {
                 "minizone": minizone.__version__,
                 "python": platform.python_version(),
@@ -135,6 +141,30 @@ def start(experiment: Experiment, folder: Path) -> Progress:
         },
     )
     return Progress()
+
+
+def settings_in_config(experiment: Experiment) -> dict[str, dict[str, Any]]:
+    """The part of config.json that a resumed run may change: all settings, and those that the preset has not."""
+    preset = experiment.presets[experiment.settings.preset]
+    settings = {name: value for name, value in asdict(experiment.settings).items() if name not in ("out", "resume")}
+    return {
+        "settings": {name: None if value == math.inf else value for name, value in settings.items()},
+        "changed": {name: value for name, value in settings.items() if value != getattr(preset, name)},
+    }
+
+
+@cache
+def commit() -> str | None:
+    """The git commit of minizone, and "-dirty" behind it when its files have changed since; None without a checkout."""
+    checkout = Path(minizone.__file__).parents[1]
+    if not (checkout / ".git").exists():
+        return None
+    describe = ["git", "--no-optional-locks", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty"]
+    try:
+        done = subprocess.run(describe, cwd=checkout, capture_output=True, text=True, check=True, timeout=5)
+    except (OSError, subprocess.SubprocessError):  # no git, or none that reads this checkout
+        return None
+    return done.stdout.strip()
 
 
 # ---- checkpoints
@@ -154,6 +184,8 @@ def load_checkpoint(experiment: Experiment, optimizer: Optimizer, folder: Path) 
     """Read last.safetensors; UserError when it is damaged, or of another model."""
     path = folder / "last.safetensors"
     arrays, metadata = files.load_arrays(path)
+    if "progress" not in metadata:
+        raise UserError(f"{path} is not a checkpoint of this run: it does not say where the run stands")
     try:
         experiment.model.load_state_dict(files.without_prefix("model", arrays))
         optimizer.load_state_dict(files.without_prefix("optimizer", arrays))
@@ -164,8 +196,22 @@ def load_checkpoint(experiment: Experiment, optimizer: Optimizer, folder: Path) 
     return Progress(**metadata["progress"])
 
 
+def is_finished(folder: Path, settings: RunSettings) -> bool:
+    """Whether a run was tested at its end, and ``settings`` leave it nothing to train."""
+    if not (folder / "summary.json").exists():
+        return False
+    _, metadata = files.load_arrays(folder / "last.safetensors")
+    return "progress" in metadata and nothing_left(Progress(**metadata["progress"]), settings)
+
+
+def nothing_left(progress: Progress, settings: RunSettings) -> bool:
+    """Whether all epochs were trained, or --patience, which may have changed, has ended."""
+    epochs_without_best = progress.epoch - 1 - progress.best_epoch
+    return progress.epoch > settings.epochs or (progress.finished and 0 < settings.patience <= epochs_without_best)
+
+
 def resume(experiment: Experiment, optimizer: Optimizer, folder: Path, say: Callable[[str], None]) -> Progress:
-    """Go on from the checkpoint, or from the beginning when there is none yet.
+    """Go on from the checkpoint, or from the beginning when there is none yet. The config gets the new settings.
 
     Raises UserError when a setting or the data have changed, or when the checkpoint is damaged.
     """
@@ -175,10 +221,14 @@ def resume(experiment: Experiment, optimizer: Optimizer, folder: Path, say: Call
     experiment.begin(folder)
     if (folder / "last.safetensors").exists():
         progress = load_checkpoint(experiment, optimizer, folder)
-        progress.finished = False  # --patience may have changed
+        progress.finished = nothing_left(progress, experiment.settings)
     else:
         say(f"there is no checkpoint in {folder} yet: the run begins again")
         progress = Progress()
+    config = files.read_json(folder / "config.json")
+    new_config = config | settings_in_config(experiment)
+    if new_config != config:
+        files.write_json(folder / "config.json", new_config)
     log = folder / "metrics.jsonl"
     files.write_rows(log, [row for row in files.read_rows(log) if row["epoch"] < progress.epoch])
     return progress
@@ -193,6 +243,8 @@ def changed_settings(experiment: Experiment, folder: Path) -> list[str]:
         **asdict(experiment.settings),
         **named_data(experiment.data.name, experiment.data.sha256),
     }
+    if before["dataset"] != now["dataset"]:
+        del now["sha256"]  # of other files
     return [
         f"{name} was {before.get(name)}, is {value}"
         for name, value in now.items()
@@ -218,10 +270,12 @@ def load_best(experiment: Experiment, progress: Progress, folder: Path) -> None:
     """Load the parameters of the best epoch; UserError when the file is missing or of another epoch."""
     path = folder / "best.safetensors"
     arrays, metadata = files.load_arrays(path)
+    if "epoch" not in metadata:
+        raise UserError(f"{path} is not a checkpoint of this run: it does not say of which epoch it is")
     if metadata["epoch"] != progress.best_epoch:  # killed before the checkpoint, and resumed with fewer epochs
         raise UserError(
             f"{path} is of epoch {metadata['epoch']}, and the best of the {progress.epoch - 1} epochs that were trained"
-            f" is {progress.best_epoch}: go on with --resume --epochs {metadata['epoch']} or more"
+            f" is {progress.best_epoch}: go on with --epochs {metadata['epoch']} or more"
         )
     experiment.model.load_state_dict(arrays)
 

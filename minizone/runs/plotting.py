@@ -226,6 +226,28 @@ def _positive(values: np.ndarray) -> np.ndarray:
     return np.where(values > 0, values, np.nan)
 
 
+def plot_heat_map(
+    values: np.ndarray, down: tuple[str, list[str]], across: tuple[str, list[str]], unit: str, out: Path
+) -> None:
+    """A table of numbers (rows, columns) as colors, with the numbers in the cells; NaN is an empty cell.
+
+    ``down`` and ``across``: what the rows and the columns are, and the value of each.
+    """
+    width, height = 2.5 + 0.9 * values.shape[1], 1.6 + 0.6 * values.shape[0]
+    figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
+    image = axes.imshow(values, cmap="viridis_r", aspect="auto")
+    axes.set_xticks(range(values.shape[1]), across[1])
+    axes.set_yticks(range(values.shape[0]), down[1])
+    axes.set(xlabel=across[0], ylabel=down[0])
+    middle = (np.nanmin(values) + np.nanmax(values)) / 2
+    for (i, j), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            axes.text(j, i, f"{value:.3f}", ha="center", va="center", color="k" if value < middle else "w", fontsize=9)
+    axes.set_title(f"best validation, {unit}", fontsize=10)
+    figure.colorbar(image)
+    _save(figure, out)
+
+
 # ---- files
 
 

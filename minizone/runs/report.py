@@ -209,6 +209,7 @@ def _section(groups: list[Group], name: str, sample: Sampler | None) -> dict[str
         "unit": config["unit"],
         "compared": bool(paper_results(groups)),
         "real_data": PAPERS_DATA.get(config["task"]),
+        "own_text": bool(config["settings"].get("text")),
         "columns": [column for column in rows[0] if column != "command"],
         "rows": rows,
         "settings": [_settings(group.config) for group in groups],

@@ -54,7 +54,7 @@ class RunSettings:
     device: Literal["cpu", "gpu"] = "cpu"
     """NumPy on the CPU, or CuPy on a CUDA GPU."""
     seed: Annotated[int, Range(at_least=0)] = 1
-    """Seed of the initial weights, the masks and the order of the data."""
+    """Seed of the initial weights, the masks and the order of the data; 1,2,3: three runs, one after the other."""
     data_dir: str | None = None
     """Folder with the data. The default is $MINIZONE_DATA or a cache folder. Missing files are downloaded to it."""
     offline: bool = False
@@ -64,7 +64,7 @@ class RunSettings:
     resume: bool = False
     """Continue the run in that folder from its last checkpoint."""
     max_minutes: Annotated[float, Range(more_than=0, finite=False)] = math.inf
-    """Save a checkpoint and stop after this number of minutes; --resume continues."""
+    """Save a checkpoint and stop after this number of minutes; `run.py resume RUN` goes on."""
     load_path: str | None = None
     """Start from the parameters in this safetensors file, with a new optimizer. The file is the best or last checkpoint
     of another run, or a PyTorch state dict with the names that `run.py export` writes."""

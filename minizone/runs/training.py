@@ -32,6 +32,7 @@ from minizone.runs.folder import Progress
 from minizone.runs.plotting import plot_runs
 
 Say = Callable[[str], None]
+Stop = Callable[[], bool]
 
 
 class Interrupted(Exception):
@@ -51,11 +52,16 @@ class UpdateResult(NamedTuple):
     grad_norm: Array | float
 
 
-def fit(experiment: Experiment, folder: Path, say: Say = print) -> dict[str, Any]:
+def never() -> bool:
+    return False
+
+
+def fit(experiment: Experiment, folder: Path, say: Say = print, stop: Stop = never) -> dict[str, Any]:
     """Train, validate after each epoch, keep the best parameters, and test them at the end.
 
     Returns what summary.json holds. Any exception before the first checkpoint leaves nothing of a new run; after it the
-    folder can be resumed. In a thread that is not the main one, signals do not stop the run; ``max_minutes`` does.
+    folder can be resumed. ``stop`` is asked after each update whether to save and stop. In a thread that is not the
+    main one, signals do not stop the run; ``stop`` and ``max_minutes`` do.
 
     Raises
     ------
@@ -63,7 +69,7 @@ def fit(experiment: Experiment, folder: Path, say: Say = print) -> dict[str, Any
         The loss is no longer finite, a file cannot be written, a resumed run has other settings, or another process
         trains in the folder.
     Interrupted
-        After SIGINT, SIGTERM or ``max_minutes``; a checkpoint has been written.
+        After SIGINT, SIGTERM, ``max_minutes`` or ``stop``; a checkpoint has been written.
     """
     settings = experiment.settings
     keep_freed_memory()
@@ -83,15 +89,17 @@ def fit(experiment: Experiment, folder: Path, say: Say = print) -> dict[str, Any
     with run_folder.locked(folder):
         if settings.resume:
             progress = run_folder.resume(experiment, optimizer, folder, say)
-            train(experiment, optimizer, progress, folder, say)
+            train(experiment, optimizer, progress, folder, say, stop)
         else:
             with run_folder.new_run(folder):
                 progress = run_folder.start(experiment, folder)
-                train(experiment, optimizer, progress, folder, say)
+                train(experiment, optimizer, progress, folder, say, stop)
         return summarize(experiment, progress, folder, say)
 
 
-def train(experiment: Experiment, optimizer: Optimizer, progress: Progress, folder: Path, say: Say) -> None:
+def train(
+    experiment: Experiment, optimizer: Optimizer, progress: Progress, folder: Path, say: Say, stop: Stop = never
+) -> None:
     """All updates and epochs that are left. Raises as `fit`."""
     settings, device = experiment.settings, experiment.device
     if device.free_memory is not None:
@@ -106,24 +114,33 @@ def train(experiment: Experiment, optimizer: Optimizer, progress: Progress, fold
             batches = experiment.batches(progress.epoch)
             optimizer.learning_rate = experiment.learning_rate(progress.epoch)
             results: list[UpdateResult] = []  # that the host has not read yet
-            stop = False
+            reason = ""  # to stop
             with progress_bar(progress, len(batches)) as bar:
                 for index in range(progress.update, len(batches)):
                     results.append(train_on_batch(experiment, optimizer, batches[index], progress.epoch, index + 1))
-                    stop = bool(signals) or time.monotonic() >= deadline
-                    if stop or index + 1 == len(batches) or len(results) == device.updates_per_look:
+                    if signals:
+                        reason = f"stopped by {signal.Signals(signals[0]).name}"
+                    elif time.monotonic() >= deadline:
+                        reason = "stopped after --max-minutes"
+                    elif stop():
+                        reason = "stopped"
+                    if reason or index + 1 == len(batches) or len(results) == device.updates_per_look:
                         read_results(results, progress, settings.learning_rate)
                         bar.update(len(results))
                         metric = train_metric(experiment, progress)
                         bar.set_postfix_str(f"{experiment.metric} {metric:.3f}", refresh=False)
                         results.clear()
-                    if stop:
+                    if reason:
                         break
 
             progress.seconds = time.monotonic() - start
-            if stop:
+            if reason:
                 run_folder.save_checkpoint(experiment, optimizer, progress, folder)
-                raise interruption(signals, progress, folder)
+                raise Interrupted(
+                    f"{reason} in epoch {progress.epoch} after update {progress.update}; saved in {folder}; go on with"
+                    f" `run.py resume {folder}`, or with the same command and --resume",
+                    128 + signals[0] if signals else 0,
+                )
             finish_epoch(experiment, optimizer, progress, folder, say)
             progress.seconds = time.monotonic() - start  # validation included
 
@@ -269,12 +286,3 @@ def stop_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-def interruption(signals: list[int], progress: Progress, folder: Path) -> Interrupted:
-    """The exception for a run that a signal, or else --max-minutes, has stopped."""
-    reason = f"stopped by {signal.Signals(signals[0]).name}" if signals else "stopped after --max-minutes"
-    return Interrupted(
-        f"{reason} in epoch {progress.epoch} after update {progress.update}; saved in {folder}, go on with --resume",
-        128 + signals[0] if signals else 0,
-    )

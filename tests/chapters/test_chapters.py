@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -53,6 +54,28 @@ def test_a_chapter_makes_all_its_checks_and_its_figure(tmp_path, chapter):
     assert lines == expected_lines()[chapter.stem]
     assert f"figure: {chapter.stem}.png" in lines
     assert (tmp_path / f"{chapter.stem}.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("flags", "tracked"), [([], True), (["--preset", "small"], False), (["--preset=paper"], False)]
+)
+def test_only_preset_quick_draws_into_the_figures_of_the_repository(flags, tracked, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "chapters")
+    shared = importlib.import_module("shared")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MINIZONE_FIGURES", raising=False)
+    monkeypatch.setattr(sys, "argv", ["chapter.py", *flags])
+    monkeypatch.setattr(shared, "HERE", tmp_path / "chapters")
+    monkeypatch.setattr(shared, "figures", tmp_path / "chapters" / "figures")
+
+    def main(preset="quick", device="cpu"):
+        shared.save(shared.plt.figure(), "figure")
+        return {}
+
+    shared.run(main)
+    folder = "chapters/figures" if tracked else "runs/chapters/figures"
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")] == [f"{folder}/figure.png"]
+    assert (folder in capsys.readouterr().out) == (not tracked)
 
 
 @each_chapter

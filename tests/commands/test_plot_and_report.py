@@ -1,5 +1,6 @@
 """`run.py plot` and `run.py report`: one figure, tables, saved runs, and what is refused."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,15 @@ def test_plot_draws_two_runs_into_one_figure(program, runs, tmp_path, capsys):
     assert program.main(["plot", str(runs / "a"), str(runs / "b"), "--out", str(out)]) == 0
     assert capsys.readouterr().out == f"{out}\n"
     assert out.read_text().count("<svg") == 1
+
+
+def test_plot_leaves_out_the_figures_beside_the_runs(program, runs, tmp_path, capsys):
+    for name in ("curves.png", "heat-map.svg"):
+        (tmp_path / name).write_bytes(b"a figure")
+    given = [str(path) for path in (runs / "a", tmp_path / "curves.png", tmp_path / "heat-map.svg")]
+    assert program.main(["plot", *given, "--out", str(tmp_path / "both")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'both.png'}\n"
+    assert "needs at least one run folder" in refused_here(capsys, "plot", *given[1:])
 
 
 @pytest.mark.parametrize(("name", "written"), [("curves", "curves.png"), ("new/c.PDF", "new/c.PDF")])
@@ -89,11 +99,11 @@ def test_report_writes_a_page_for_folders_and_for_saved_runs(program, runs, tmp_
     assert program.main(["report", str(runs), "--html", "my pages/a.html", "--save", "saved"]) == 0
     assert capsys.readouterr().out == f"{table}\nmy pages/a.html\n"
     assert program.main(["report", "saved", "--html", "b.html"]) == 0
-    pages = [
-        Path(name).read_text().replace(f"Runs in {runs.name}", "Runs in saved")
-        for name in ("my pages/a.html", "b.html")
-    ]
-    assert pages[0] == pages[1] and pages[0].startswith("<!DOCTYPE html>") and "(stand-in)" in pages[0]
+    page = Path("my pages/a.html").read_text()
+    assert page.startswith("<!DOCTYPE html>") and "(stand-in)" in page
+    assert "Text drawn from" in page, "the folders have weights, the saved runs have none"
+    without = re.sub(r'<p class="note">Text drawn from .*?</pre>\n', "", page, flags=re.DOTALL)
+    assert without.replace(f"Runs in {runs.name}", "Runs in saved") == Path("b.html").read_text()
 
 
 @pytest.mark.parametrize(

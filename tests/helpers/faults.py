@@ -129,9 +129,9 @@ def _child(
         os.chdir(Path(output).parent)
         fit = train.fit  # only from there on: what is still to be imported may be out of the user's reach
 
-        def fit_as_user(*arguments: Any) -> Any:
+        def fit_as_user(*arguments: Any, **options: Any) -> Any:
             os.seteuid(user)
-            return fit(*arguments)
+            return fit(*arguments, **options)
 
         train.fit = fit_as_user
     while instant and time.monotonic() < instant:

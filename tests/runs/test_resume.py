@@ -99,7 +99,12 @@ def remove_a_column(path):
     save_arrays(path, {name: array[..., :-1] for name, array in arrays.items()}, **metadata)
 
 
-@pytest.mark.parametrize("damage", [truncate, remove_a_column])
+def remove_our_metadata(path):
+    arrays, _ = load_arrays(path)
+    save_arrays(path, arrays)
+
+
+@pytest.mark.parametrize("damage", [truncate, remove_a_column, remove_our_metadata])
 def test_a_damaged_checkpoint_is_refused_and_nothing_else_changes(damage, tmp_path):
     run(tmp_path / "run", epochs=1)
     damage(tmp_path / "run" / "last.safetensors")
@@ -118,3 +123,18 @@ def test_the_best_parameters_are_not_those_of_an_epoch_that_was_lost_with_its_ch
     (tmp_path / "run" / "last.safetensors").write_bytes(checkpoint)
     with pytest.raises(UserError, match=r"best\.safetensors is of epoch 2, and the best of the 1 epochs .* is 1"):
         run(tmp_path / "run", epochs=1, resume=True)
+
+
+def test_a_best_checkpoint_of_another_program_is_refused(tmp_path):
+    run(tmp_path / "run", epochs=1)
+    remove_our_metadata(tmp_path / "run" / "best.safetensors")
+    with pytest.raises(UserError, match=r"best\.safetensors is not a checkpoint of this run"):
+        run(tmp_path / "run", epochs=1, resume=True)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "last.safetensors", "best.safetensors", "summary.json"])
+def test_a_new_run_does_not_begin_among_the_files_of_an_old_one(name, tmp_path):
+    (tmp_path / name).write_text('{"epoch": 1}\n')
+    with pytest.raises(UserError, match=f"holds {name} of a run that has no config.json"):
+        run(tmp_path, epochs=1)
+    assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -12,7 +12,7 @@ from minizone import Tensor, UserError
 from minizone.experiments.char_ptb import CharPTB
 from minizone.runs import files, folder
 from minizone.runs.files import load_arrays, read_rows
-from minizone.runs.training import fit
+from minizone.runs.training import Interrupted, fit
 from tests.helpers.runs import TINY, quiet, run, same_run
 
 
@@ -24,15 +24,8 @@ def finished(tmp_path_factory):
 
 
 def test_a_run_writes_the_files_of_the_contract_and_no_other(finished):
-    names = {
-        "config.json",
-        "vocabulary.json",
-        "metrics.jsonl",
-        "last.safetensors",
-        "best.safetensors",
-        "summary.json",
-        "curves.png",
-    }
+    names = {"config.json", "metrics.jsonl", "last.safetensors", "best.safetensors", "summary.json", "curves.png"}
+    names.add("vocabulary.json")  # of language models only
     assert {path.name for path in finished.iterdir()} == names
 
 
@@ -188,3 +181,13 @@ def test_a_gradient_that_is_not_finite_changes_no_parameter(tmp_path, monkeypatc
         fit(experiment, tmp_path / "run", say=quiet)
     for name, array in experiment.model.state_dict().items():
         np.testing.assert_array_equal(array, before[name])
+
+
+def test_a_run_that_is_asked_to_stop_saves_and_goes_on_to_the_same_bits(tmp_path):
+    run(tmp_path / "whole")
+    asked = iter([False, False, True])
+    with pytest.raises(Interrupted, match=r"^stopped in epoch 1 after update 3; saved in .* --resume$") as stopped:
+        fit(CharPTB(TINY, say=quiet), tmp_path / "cut", say=quiet, stop=lambda: next(asked))
+    assert stopped.value.status == 0
+    run(tmp_path / "cut", resume=True)
+    same_run(tmp_path / "whole", tmp_path / "cut")

@@ -1,0 +1,47 @@
+"""`run.py resume RUN [flags]`: go on with a run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+from minizone.commands.flags import parse
+from minizone.commands.train import settings_of_run, train
+from minizone.errors import UserError
+from minizone.experiments.gradients import METHODS
+from minizone.runs.folder import is_finished
+
+USAGE = """usage: python run.py resume RUN [flags]
+
+Go on with a run from its last checkpoint. Its settings are those of its
+config.json. Some can change: --epochs, --patience, --max-minutes, --device,
+--data-dir, --offline and --test-cost. To see all of them with the values of a
+run: python run.py resume RUN --help
+"""
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if arguments else 2
+    if arguments[0].startswith("-"):
+        raise UserError("resume: the folder of the run comes first, then the flags: run.py resume RUN [flags]")
+    folder, flags = Path(arguments[0]), arguments[1:]
+    first_part = folder / next(iter(METHODS))  # of a run of `gradients`, which has a folder for each method
+    if first_part.is_dir():
+        task, before = settings_of_run(first_part)
+        before = replace(before, max_minutes=math.inf)  # its own was what was left for the part
+    else:
+        task, before = settings_of_run(folder)
+        if task == "gradients":
+            raise UserError(f"{folder} is a part of a run: give the folder that it is in, {folder.absolute().parent}")
+    settings = parse(type(before), flags, "resume", before)
+    if settings.out is not None:
+        raise UserError("resume: --out cannot change: the run goes on in its own folder")
+    settings.check()
+    if is_finished(folder, settings):
+        print(f"{folder} is finished; more --epochs than {settings.epochs} would go on")
+        return 0
+    train(task, replace(settings, out=str(folder), resume=True), folder)
+    return 0

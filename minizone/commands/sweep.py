@@ -1,0 +1,404 @@
+"""`run.py sweep GRID.toml`: a grid of runs, several at a time, on this machine or on a cluster. See docs/sweeps.md.
+
+Each run is a task of dask.distributed, and trains in the process of its worker. When that process dies, the kernel
+frees the lock of the run folder, dask gives the task to another worker, and the run goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import shutil
+import statistics
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import asdict, dataclass, fields, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tyro
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from minizone.backend import cores
+from minizone.commands.flags import parse
+from minizone.commands.grid import Grid, GridRun, read_grid, short
+from minizone.commands.train import TASKS, is_started, settings_of_run, train
+from minizone.errors import UserError
+from minizone.experiments.gradients import METHODS
+from minizone.optim import make
+from minizone.runs import files
+from minizone.runs.folder import MAY_CHANGE
+from minizone.runs.plotting import plot_heat_map, plot_runs
+from minizone.runs.report import report
+from minizone.runs.settings import RunSettings, require
+from minizone.runs.training import Interrupted, Stop, stop_signals
+
+if TYPE_CHECKING:  # importing dask takes a second: only a sweep that trains imports it
+    from distributed import Client, Event, Future
+
+CONNECT_SECONDS = 10  # to wait for the scheduler
+# Ctrl-C in a terminal, and others who end a program, send the signal to all processes; workers still have to save.
+IGNORE_SIGNALS = "import signal; [signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)]"
+LOCK_SECONDS = 30  # to wait for the lock of a worker that has just died: file systems of clusters free it late
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Train the runs of a grid, several at a time, and make their tables and curves. Given again, it goes on."""
+
+    grid: tyro.conf.Positional[str]
+    """The TOML file of the grid; sweeps/ has one for each table and figure of the paper."""
+    part: str | None = None
+    """The part of the file, where it has several: laptop or paper in sweeps/."""
+    out: str | None = None
+    """Folder for the folders of the runs. The default is runs/GRID or runs/GRID-PART."""
+    workers: int | None = None
+    """Runs at a time, with one thread each. The default is the number of cores."""
+    scheduler: str | None = None
+    """Address of a dask scheduler, tcp://HOST:PORT, whose workers train instead of this machine."""
+    dry_run: bool = False
+    """Print the command of each run, and train nothing."""
+
+
+def main(arguments: list[str]) -> int:
+    """Returns 0 when all runs have finished, 1 when one has failed or its time has run out."""
+    settings = parse(Sweep, arguments, "sweep")
+    require(settings.workers is None or settings.workers >= 1, "workers", settings.workers, "be at least 1")
+    if settings.workers and settings.scheduler:
+        raise UserError("--workers is for this machine: the workers of --scheduler have been started already")
+    if settings.scheduler is not None and not re.fullmatch(r"(tcp|tls|wss?)://.+:\d+", settings.scheduler):
+        raise UserError(f"--scheduler must be an address as in tcp://host:8786, got {settings.scheduler!r}")
+    path = Path(settings.grid)
+    out = Path(settings.out or Path("runs") / "-".join(filter(None, [path.stem, settings.part])))
+    grid = read_grid(path, settings.part, out)
+    if settings.dry_run:
+        for run in grid.runs:
+            print(run.command)
+        return 0
+
+    left = [run for run in grid.runs if not is_finished(run)]
+    started = sum(is_started(run.folder) for run in left)
+    print(
+        f"{len(grid.runs)} runs in {out}: {len(grid.runs) - len(left)} are finished,"
+        f" {started} go on, {len(left) - started} are new"
+    )
+    failures: list[str] = []
+    if left:
+        taken, free = disk_space(grid.runs), free_space(out)
+        print(f"checkpoints take {tqdm.format_sizeof(taken, 'B')} of disk, {tqdm.format_sizeof(free, 'B')} are free")
+        failures = train_all(left, settings, out)
+    print_results(grid, out)
+    for failure in failures:
+        print(f"run.py: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+# ---- before the runs
+
+
+def is_finished(run: GridRun) -> bool:
+    """Whether a run has been trained to its end; UserError when its folder holds a run with other settings."""
+    several = run.task == "gradients"
+    folder = run.folder / "unregularized" if several else run.folder
+    if not (folder / "config.json").exists():
+        return False
+    task, before = settings_of_run(folder)
+    if task != run.task:
+        raise UserError(f"{folder} holds a run of {task}: choose another --out")
+    for field in fields(before):
+        old, new = getattr(before, field.name), getattr(run.settings, field.name)
+        if field.name not in MAY_CHANGE and old != new:
+            raise UserError(f"{folder} holds a run whose {field.name} was {old}, now it is {new}: choose another --out")
+    if several:
+        return (run.folder / "gradients.npz").exists()
+    rows, summary = files.read_rows(folder / "metrics.jsonl"), files.read_run(folder)["summary"]
+    if not summary or not rows:
+        return False
+    epoch, patience = rows[-1]["epoch"], run.settings.patience
+    return epoch >= run.settings.epochs or 0 < patience <= epoch - summary["best_epoch"]
+
+
+def disk_space(runs: list[GridRun]) -> int:
+    """Bytes of the checkpoints of runs; UserError when their data are missing.
+
+    Runs that differ only in the seed and in fractions, such as probabilities, have models of one size.
+    """
+    sizes: dict[tuple[object, ...], int] = {}
+    total = 0
+    for run in runs:
+        values = asdict(replace(run.settings, seed=0))
+        shape = (run.task, *(value for value in values.values() if not isinstance(value, float)))
+        if shape not in sizes:
+            sizes[shape] = checkpoint_size(run.task, run.settings)
+        total += sizes[shape]
+    return total
+
+
+def checkpoint_size(task: str, settings: RunSettings) -> int:
+    """Bytes of best.safetensors and last.safetensors of a run."""
+    changes: dict[str, Any] = {"device": "cpu", "initialization": "uniform"}  # the fastest
+    known = {field.name for field in fields(settings)}
+    settings = replace(settings, **{name: value for name, value in changes.items() if name in known})
+    experiment = TASKS["pmnist" if task == "gradients" else task](settings)
+    parameters = experiment.model.state_dict()
+    optimizer = make(settings.algorithm, experiment.model.parameters(), settings.learning_rate, clip=settings.clipping)
+    arrays = (*parameters.values(), *parameters.values(), *optimizer.state_dict().values())
+    size = sum(array.nbytes for array in arrays)
+    return size * (len(METHODS) if task == "gradients" else 1)
+
+
+def free_space(folder: Path) -> int:
+    """Free bytes where a folder is, or will be; UserError when it cannot be one."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"cannot write in {folder}: {there} is not a folder")
+    return shutil.disk_usage(there).free
+
+
+# ---- the runs
+
+
+def train_all(runs: list[GridRun], settings: Sweep, out: Path) -> list[str]:
+    """Train runs, as many at a time as there are workers; returns a sentence for each run that has not finished.
+
+    Raises Interrupted after SIGINT or SIGTERM, when the runs have written checkpoints.
+    """
+    from distributed import Event
+
+    failures = []
+    stopping = False
+    with stop_signals() as signals, connected(settings, len(runs)) as client, Display(runs) as display:
+        stop = Event(f"stop-{uuid.uuid4()}", client)
+        environment = {name: os.environ[name] for name in ("MINIZONE_DATA",) if name in os.environ}
+        waiting: dict[Future, GridRun] = {}
+        for run in runs:
+            arguments = (run.task, run.settings, run.folder.absolute(), stop.name, Path.cwd(), environment)
+            waiting[client.submit(train_in_worker, *arguments, pure=False)] = run
+        while waiting:
+            time.sleep(0.5)
+            if client.status != "running":
+                raise UserError("lost the connection to the dask scheduler: the same command goes on")
+            if signals and not stopping:
+                stopping = True
+                display.line("stopping: the runs save checkpoints")
+                stop.set()
+                on_workers = {key for keys in client.processing().values() for key in keys}
+                client.cancel([future for future in waiting if future.key not in on_workers])
+            display.update()
+            for future in [future for future in waiting if future.done()]:
+                run = waiting.pop(future)
+                problem = problem_of(future)
+                display.end(run, problem)
+                if problem:
+                    failures.append(f"{run.folder}: {problem}")
+    if stopping:
+        raise Interrupted(f"stopped, and the runs in {out} are saved: the same command goes on", 128 + signals[0])
+    return failures
+
+
+@contextmanager
+def connected(settings: Sweep, runs: int) -> Iterator[Client]:
+    """A client of the scheduler that the settings name, or else of a new one with workers on this machine."""
+    import dask
+    from distributed import Client, LocalCluster
+
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    if settings.scheduler:
+        try:
+            client = Client(settings.scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
+        except OSError as error:
+            raise UserError(f"there is no dask scheduler at {settings.scheduler}: {error}") from None
+        with client:
+            threads = client.nthreads().values()
+            if any(number > 1 for number in threads):
+                raise UserError(
+                    f"a worker of {settings.scheduler} has {max(threads)} threads: start it with --nthreads 1"
+                )
+            found = client.run(find_spec, "minizone")
+            if not all([client.run_on_scheduler(find_spec, "minizone"), *found.values()]):
+                raise UserError(f"{settings.scheduler} or its workers have no minizone: install it there with pip")
+            if not threads:
+                print(f"{settings.scheduler} has no workers yet: the runs begin when it has")
+            yield client
+        return
+    dask.config.set({"distributed.scheduler.worker-saturation": 1.0})  # a run waits for the first worker that is free
+    with (
+        LocalCluster(
+            n_workers=min(settings.workers or cores(), runs),
+            threads_per_worker=1,  # dask also gives each worker OMP_NUM_THREADS=1
+            memory_limit=0,
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+            preload=IGNORE_SIGNALS,
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+def train_in_worker(
+    task: str, settings: RunSettings, folder: Path, stop: str, here: Path, environment: dict[str, str]
+) -> str:
+    """Train a run in a worker of dask, from its checkpoint where it has one; returns "", or why it has not finished.
+
+    ``stop`` is the name of the event that stops it. ``here`` and ``environment``: the working directory of the sweep
+    and what it has of environment variables, so that relative names and the data are the same.
+    """
+    from distributed import Event
+
+    os.chdir(here)
+    os.environ.update(environment)
+    asked = once_a_second(Event(stop))
+    if asked():
+        return "stopped"
+    for lock in folder.rglob("lock"):
+        with suppress(Timeout), FileLock(lock, timeout=LOCK_SECONDS):
+            pass
+    try:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            train(task, replace(settings, resume=is_started(folder)), folder, asked)
+    except Interrupted as stopped:
+        return str(stopped).partition(";")[0]  # without the advice on how to go on
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def once_a_second(event: Event) -> Stop:
+    """Whether an event is set, which the scheduler is asked once a second."""
+    last = -math.inf
+
+    def asked() -> bool:
+        nonlocal last
+        if time.monotonic() < last + 1:
+            return False
+        last = time.monotonic()
+        return event.is_set()
+
+    return asked
+
+
+def problem_of(future: Future) -> str:
+    """Why a run has not finished, or ""."""
+    from distributed import KilledWorker
+
+    if future.status == "finished":
+        return future.result()
+    if future.status != "error":
+        return "stopped"
+    error = future.exception()
+    if isinstance(error, KilledWorker):
+        return "each worker that trained it has died, perhaps because its machine has too little memory"
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+class Display:
+    """The progress of runs: in a terminal a bar for all and one for each that trains, elsewhere a line an epoch."""
+
+    def __init__(self, runs: list[GridRun]):
+        self.epochs = {run: run.settings.epochs * (len(METHODS) if run.task == "gradients" else 1) for run in runs}
+        self.seen = {run: len(rows_of(run)) for run in runs}  # epochs in the logs
+        self.bars: dict[GridRun, tqdm] = {}
+        self.terminal = sys.stdout.isatty()
+
+    def __enter__(self) -> Display:
+        self.total = self.bar("all", sum(self.epochs.values()), sum(self.seen.values()))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for bar in [*self.bars.values(), self.total]:
+            bar.close()
+
+    def bar(self, name: str, epochs: int, done: int) -> tqdm:
+        return tqdm(
+            total=epochs,
+            initial=done,
+            desc=name,
+            unit="epoch",
+            disable=not self.terminal,
+            file=sys.stdout,
+            leave=False,
+        )
+
+    def line(self, sentence: str) -> None:
+        """Print a line above the bars."""
+        tqdm.write(sentence)
+
+    def update(self) -> None:
+        """Show the epochs that have ended, from the logs of the runs."""
+        for run, epochs in self.epochs.items():
+            try:
+                training, rows = any(run.folder.rglob("lock")), rows_of(run)
+            except FileNotFoundError:  # removed a moment ago: a run that fails early leaves no file
+                continue
+            if run not in self.bars and not training and len(rows) <= self.seen[run]:
+                continue  # it waits
+            metric = f"valid_{TASKS[run.task].metric}"
+            if run not in self.bars:
+                self.bars[run] = self.bar(run.folder.name, epochs, self.seen[run])
+            for row in rows[self.seen[run] :]:
+                self.total.update()
+                self.bars[run].update()
+                self.bars[run].set_postfix_str(f"valid {row[metric]:.4f}")
+                if not self.terminal:
+                    self.line(
+                        f"{run.folder.name}: epoch {row['epoch']} of {run.settings.epochs}, valid {row[metric]:.4f}"
+                    )
+            self.seen[run] = len(rows)
+
+    def end(self, run: GridRun, problem: str) -> None:
+        """Close the bar of a run, and print how it ended."""
+        self.update()
+        if run in self.bars:
+            self.bars.pop(run).close()
+        epochs = self.epochs.pop(run)
+        if not problem:
+            self.total.update(epochs - self.seen[run])  # after --patience there are fewer
+        self.line(f"{run.folder.name}: {problem or 'finished'}")
+
+
+def rows_of(run: GridRun) -> list[files.Row]:
+    """The rows of a run, or of all runs of the task gradients, the latest last."""
+    logs = sorted(run.folder.rglob("metrics.jsonl"), key=lambda path: path.stat().st_mtime)
+    return [row for path in logs for row in files.read_rows(path)]
+
+
+# ---- after the runs
+
+
+def print_results(grid: Grid, out: Path) -> None:
+    """Print the tables of the finished runs, and draw their curves; for a grid of two lists also a heat map."""
+    finished = [path.parent for run in grid.runs for path in sorted(run.folder.rglob("summary.json"))]
+    if not finished:
+        return
+    print(report(out), end="")
+    plot_runs(finished, out / "curves.png")
+    print(out / "curves.png")
+    if len(grid.lists) == 2 and grid.runs[0].task != "gradients":  # which has several results
+        draw_heat_map(grid, out / "heat-map.png")
+        print(out / "heat-map.png")
+
+
+def draw_heat_map(grid: Grid, path: Path) -> None:
+    """The best validation result for each pair of values, the mean over the seeds."""
+    experiment = TASKS[grid.runs[0].task]
+    (down, rows), (across, columns) = grid.lists.items()
+    values = np.full((len(rows), len(columns)), np.nan)
+    for i, j in np.ndindex(values.shape):
+        results = [
+            files.read_json(run.folder / "summary.json")[f"best_valid_{experiment.metric}"]
+            for run in grid.runs
+            if (run.flags[down], run.flags[across]) == (rows[i], columns[j]) and (run.folder / "summary.json").exists()
+        ]
+        if results:
+            values[i, j] = statistics.mean(results)
+    plot_heat_map(values, (down, list(map(short, rows))), (across, list(map(short, columns))), experiment.unit, path)
