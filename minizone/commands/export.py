@@ -19,12 +19,12 @@ from minizone.experiments.pmnist import PMNISTSettings
 from minizone.experiments.settings import RecurrentSettings, TextSettings
 from minizone.runs import files, torch_names
 from minizone.runs.experiment import Experiment
+from minizone.runs.groups import OFF
 
 NOT_IN_TORCH = (  # settings that change what a trained network computes in evaluation, and that PyTorch does not have
     "z_prob_cells", "z_prob_states", "drop_prob_igates", "input_drop", "output_gate", "ogates_zoneout", "static_mask",
     "summarize",
 )  # fmt: skip
-OFF = (0.0, "0", "0.0", "plain", None)  # their values without an effect; False is 0.0
 MODULE = "torch_model.py"
 TOLERANCE = 1e-4  # of --check, relative
 

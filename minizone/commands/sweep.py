@@ -35,7 +35,7 @@ from minizone.errors import UserError
 from minizone.experiments.gradients import METHODS
 from minizone.optim import make
 from minizone.runs import files
-from minizone.runs.folder import MAY_CHANGE
+from minizone.runs import folder as run_folder
 from minizone.runs.plotting import plot_heat_map, plot_runs
 from minizone.runs.report import report
 from minizone.runs.settings import RunSettings, require
@@ -115,15 +115,11 @@ def is_finished(run: GridRun) -> bool:
         raise UserError(f"{folder} holds a run of {task}: choose another --out")
     for field in fields(before):
         old, new = getattr(before, field.name), getattr(run.settings, field.name)
-        if field.name not in MAY_CHANGE and old != new:
+        if field.name not in run_folder.MAY_CHANGE and old != new:
             raise UserError(f"{folder} holds a run whose {field.name} was {old}, now it is {new}: choose another --out")
     if several:
         return (run.folder / "gradients.npz").exists()
-    rows, summary = files.read_rows(folder / "metrics.jsonl"), files.read_run(folder)["summary"]
-    if not summary or not rows:
-        return False
-    epoch, patience = rows[-1]["epoch"], run.settings.patience
-    return epoch >= run.settings.epochs or 0 < patience <= epoch - summary["best_epoch"]
+    return run_folder.is_finished(folder, run.settings)
 
 
 def disk_space(runs: list[GridRun]) -> int:
