@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from minizone.commands.train import TASKS, settings_of_run
 from minizone.errors import UserError
 from minizone.experiments.language import LanguageModelling
 from minizone.experiments.sampling import TEMPERATURE, draw, read_prompt, read_vocabulary, spelled
+from minizone.experiments.settings import TextSettings
 from minizone.runs import files
 from minizone.runs.settings import require
 
@@ -51,9 +52,11 @@ def text_of(settings: Sample) -> Iterator[str]:
     folder = Path(settings.run)
     task, settings_of_model = settings_of_run(folder)
     experiment = TASKS[task]
-    if not issubclass(experiment, LanguageModelling):
+    if not (issubclass(experiment, LanguageModelling) and isinstance(settings_of_model, TextSettings)):
         raise UserError(f"{folder} is a run of {task}: text can be drawn from runs of char-ptb, word-ptb and text8")
     unit, vocabulary = read_vocabulary(folder)
+    if not settings_of_model.static_mask:  # the stream that draws initial weights draws the seed of static masks, too
+        settings_of_model = replace(settings_of_model, initialization="uniform")  # soon overwritten, and quickly made
     model = experiment.network(len(vocabulary), settings_of_model, stream(settings_of_model.seed, "weights"))
     best = folder / "best.safetensors"
     arrays, _ = files.load_arrays(best)

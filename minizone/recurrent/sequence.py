@@ -145,8 +145,8 @@ class Recurrence(Function):
         self.W_x, W_h, self.b = (weight.astype(self.dtype, copy=False) for weight in (W_x, W_h, b))
         if self.joined is not None:
             W_h = array_module(W_h).concatenate([W_h, self.b[:, None], self.W_x], axis=1)  # (G H, H + 1 + D)
-        elif self.is_tokens:
-            self.W_x, self.b = self.W_x + self.b[:, None], None  # once, not for every time step
+        elif self.is_tokens:  # add b once, and not for every time step; nor copy what is not in C order at each of them
+            self.W_x, self.b = array_module(W_x).ascontiguousarray(self.W_x + self.b[:, None]), None
         self.W_h = self.workspace.load("W_h", W_h)
 
     def project(self, part: slice) -> None:

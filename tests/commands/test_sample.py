@@ -38,9 +38,10 @@ def test_it_goes_on_from_the_prompt_and_the_seed_decides_how(program, run, capsy
     assert greedy[0] == greedy[1]
 
 
+@pytest.mark.parametrize("options", [[], ["--static-mask", "--z-prob-cells", "0.5", "--z-prob-states", "0.5"]])
 @pytest.mark.parametrize("task", ["char-ptb", "text8", "word-ptb"])
-def test_a_run_ends_with_the_line_that_its_seed_samples(task, program, tmp_path, capsys):
-    assert program.main([task, *shlex.split(FLAGS), "--seed", "3", "--out", str(tmp_path / "my run")]) == 0
+def test_a_run_ends_with_the_line_that_its_seed_samples(task, options, program, tmp_path, capsys):
+    assert program.main([task, *shlex.split(FLAGS), *options, "--seed", "3", "--out", str(tmp_path / "my run")]) == 0
     lines = capsys.readouterr().out.splitlines()
     line = lines[-2].removeprefix("sample: ")
     assert lines[-2] != line and lines[-1].startswith("best validation")

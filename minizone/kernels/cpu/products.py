@@ -41,7 +41,7 @@ def project(x: Array, W_x: Array, b: Array | None, out: Array) -> None:
     xp = array_module(out)
     if x.dtype.kind in "iu":
         table = W_x if b is None else W_x + b[:, None]  # (M, D): column v belongs to token v
-        table = xp.ascontiguousarray(table, out.dtype)  # `take` would copy another table at every step
+        table = table.astype(out.dtype, copy=False)
         for t, tokens in enumerate(x.astype(xp.intp, copy=False)):
             xp.take(table, tokens, axis=1, out=out[t], mode="clip")
         return
