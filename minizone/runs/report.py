@@ -66,7 +66,7 @@ def _is_run(path: Path) -> bool:
 def save_runs(root: Path, folder: Path) -> None:
     """Write each run below ``root`` as a JSON file: `root/task/run/` as `folder/task/run.json`.
 
-    Weights and the place of the data are left out.
+    Weights and the folders of the data are left out.
 
     Raises
     ------
@@ -84,7 +84,9 @@ def save_runs(root: Path, folder: Path) -> None:
     for run in find_runs(root):
         config = dict(run["config"])
         for part in ("settings", "changed"):
-            config[part] = {name: value for name, value in config[part].items() if name != "data_dir"}
+            config[part] = {
+                name: _without_folder(name, value) for name, value in config[part].items() if name != "data_dir"
+            }
         path = folder / run["path"].relative_to(root).parent / f"{run['name']}.json"
         taken = contents.get(path) or (read_run(path) if path.exists() else None)
         if taken and _identity(taken["config"]) != _identity(config):
@@ -93,6 +95,11 @@ def save_runs(root: Path, folder: Path) -> None:
     for path, content in contents.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, content)
+
+
+def _without_folder(name: str, value: Any) -> Any:
+    """A setting; of a path to a user's text, the file name."""
+    return Path(value).name if value and name in ("text", "valid_text", "test_text") else value
 
 
 def _identity(config: dict[str, Any]) -> tuple[object, ...]:

@@ -123,9 +123,11 @@ def test_a_saved_run_does_not_tell_where_the_data_lay(tmp_path):
     folder = make_run(tmp_path / "runs" / "lstm")
     config = json.loads((folder / "config.json").read_text())
     config["settings"]["data_dir"] = config["changed"]["data_dir"] = "/home/someone"
+    config["settings"]["text"] = config["changed"]["text"] = "/home/someone/novel.txt"
     (folder / "config.json").write_text(json.dumps(config))
     save_runs(tmp_path / "runs", tmp_path / "saved")
-    assert "someone" not in (tmp_path / "saved" / "lstm.json").read_text()
+    saved = (tmp_path / "saved" / "lstm.json").read_text()
+    assert "someone" not in saved and '"text": "novel.txt"' in saved
 
 
 def test_saving_refuses_to_lose_or_double_a_run_and_then_writes_nothing(tmp_path):
