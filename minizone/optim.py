@@ -51,7 +51,8 @@ class Optimizer:
 
     With float16 parameters all is computed in float32, and only the new parameters are rounded.
 
-    Raises ValueError for a negative ``clip``, an unknown ``clip_what``, or parameters that share an array.
+    Raises ValueError for a negative ``clip`` or ``learning_rate``, an unknown ``clip_what``, or parameters that share
+    an array.
     """
 
     AVERAGES: tuple[str, ...] = ()
@@ -63,6 +64,8 @@ class Optimizer:
             raise ValueError(f'clip_what must be "step" or "gradient", got {clip_what!r}')
         if not clip >= 0:  # true for NaN as well
             raise ValueError(f"clip must be 0 (none) or more, got {clip}")
+        if not learning_rate >= 0:
+            raise ValueError(f"learning_rate must be 0 or more, got {learning_rate}")
         self.parameters = list(parameters)
         if len({id(p.version) for p in self.parameters}) < len(self.parameters):
             raise ValueError("a parameter is given twice, or two parameters share one array")
@@ -87,16 +90,20 @@ class Optimizer:
         """Update the parameters from their ``grad``, set those to None, and return the L2 norm of the gradient.
 
         The norm is a float, or on a GPU an array () that the host has not waited for. A gradient that is not finite
-        changes no parameter and no average, and the norm shows it. (On a GPU, ``steps`` counts such an update.)
+        changes no parameter and no average, and the norm shows it. (On a GPU, ``steps`` counts such an update.) A
+        parameter that the loss does not depend on, with ``grad`` None, stays as it is: the initial state of a layer to
+        which a state was given, for example.
 
-        Raises ValueError when a parameter has no gradient; then nothing has changed.
+        Raises ValueError when no parameter has a gradient.
         """
-        for k, p in enumerate(self.parameters):
-            if p.grad is None:
-                raise ValueError(f"parameter {k} of shape {p.shape} has no gradient: call backward() first")
-        arrays = [p.data for p in self.parameters]
-        gradients = [_at_least_float32(p.grad) for p in self.parameters]
-        for p in self.parameters:
+        used = [k for k, p in enumerate(self.parameters) if p.grad is not None]
+        if not used:
+            raise ValueError("no parameter has a gradient: call backward() first")
+        parameters = [self.parameters[k] for k in used]
+        averages = [self.averages[k] for k in used]
+        arrays = [p.data for p in parameters]
+        gradients = [_at_least_float32(p.grad) for p in parameters]
+        for p in parameters:
             p.grad = None
 
         kernels = kernels_for(gradients[0])
@@ -106,29 +113,29 @@ class Optimizer:
         self.steps += 1
         if self.clip_what == "gradient":
             factor = kernels.clip_factor(norm, self.clip)
-            for p_piece, step in self._updates(arrays, gradients, factor):
+            for p_piece, step in self._updates(arrays, gradients, averages, factor):
                 p_piece -= step
         else:
             steps = [array_module(g).empty_like(p, dtype=g.dtype) for p, g in zip(arrays, gradients, strict=True)]
-            for piece, step in self._updates(steps, gradients, kernels.clip_factor(norm, 0.0)):
+            for piece, step in self._updates(steps, gradients, averages, kernels.clip_factor(norm, 0.0)):
                 piece[...] = step
             factor = kernels.clip_factor(kernels.norm(steps), self.clip)
             for p, step in zip(arrays, steps, strict=True):
                 step *= factor
                 p -= step
-        for p in self.parameters:
+        for p in parameters:
             p.mark_changed()
         return norm
 
     def _updates(
-        self, targets: list[Array], gradients: list[Array], factor: float | Array
+        self, targets: list[Array], gradients: list[Array], averages: list[tuple[Array, ...]], factor: float | Array
     ) -> Iterator[tuple[Array, Array]]:
         """For each array in ``targets``, or each piece of one, the step from ``factor`` times the gradient."""
-        for target, g, averages in zip(targets, gradients, self.averages, strict=True):
+        for target, g, own_averages in zip(targets, gradients, averages, strict=True):
             if kernels_for(g) is gpu:
-                yield target, self.fused_update(factor * g, *averages)
+                yield target, self.fused_update(factor * g, *own_averages)
                 continue
-            for target_piece, g_piece, *average_pieces in _pieces(target, g, *averages):
+            for target_piece, g_piece, *average_pieces in _pieces(target, g, *own_averages):
                 yield target_piece, self.update(factor * g_piece, *average_pieces)
 
     def reset(self) -> None:

@@ -438,22 +438,36 @@ def test_gradients_are_none_after_a_step_and_not_changed_in_place():
 
 @pytest.mark.parametrize("missing", range(len(SHAPES)))
 @all_kinds
-def test_missing_gradient_is_an_error_and_leaves_everything_as_it_was(kind, missing):
-    optimizer, other = kind(parameters(), 0.02), kind(parameters(), 0.02)
+def test_a_parameter_without_a_gradient_stays_as_it_is_with_its_averages(kind, missing):
+    optimizer = kind(parameters(), 0.02)
     updates(optimizer, 2)
-    updates(other, 2)
-    grads = gradients(2)
-    give(optimizer.parameters, grads)
+    before = [(p.data.copy(), [a.copy() for a in averages]) for p, averages in pairs(optimizer)]
+    give(optimizer.parameters, gradients(2))
     optimizer.parameters[missing].grad = None
-    with pytest.raises(ValueError, match=f"parameter {missing} of shape .* has no gradient: call backward"):
-        optimizer.step()
-    for k, (p, g) in enumerate(zip(optimizer.parameters, grads, strict=True)):
-        assert p.grad is (None if k == missing else g)
-    assert_same_optimizers(optimizer, other)
-    optimizer.parameters[missing].grad = grads[missing]
     optimizer.step()
-    updates(other, 1, first=2)
+    for k, ((p, averages), (data, old)) in enumerate(zip(pairs(optimizer), before, strict=True)):
+        assert np.array_equal(p.data, data) == (k == missing)
+        assert all(np.array_equal(a, b) == (k == missing) for a, b in zip(averages, old, strict=True))
+
+
+def pairs(optimizer):
+    return list(zip(optimizer.parameters, optimizer.averages, strict=True))
+
+
+@all_kinds
+def test_a_step_without_any_gradient_is_an_error_and_changes_nothing(kind):
+    optimizer, other = kind(parameters(), 0.02), kind(parameters(), 0.02)
+    for empty in (optimizer, kind([], 0.02)):
+        with pytest.raises(ValueError, match="no parameter has a gradient: call backward"):
+            empty.step()
     assert_same_optimizers(optimizer, other)
+
+
+@pytest.mark.parametrize("rate", [-0.1, math.nan])
+@all_kinds
+def test_a_learning_rate_below_0_is_refused(kind, rate):
+    with pytest.raises(ValueError, match="learning_rate must be 0 or more, got"):
+        kind(parameters(), rate)
 
 
 @pytest.mark.parametrize("clip_what", ["step", "gradient"])

@@ -177,13 +177,12 @@ class InTorch:
         self.model = model
 
     def __call__(self, x: np.ndarray, state: Any = None) -> tuple[Tensor, Any]:
-        """The scores (T, V, B), or (V, B), of tokens (T, B) or pixels (T, 1, B), and the states of PyTorch.
-
-        A language model takes the last of all states of each layer, and gives them back: here of one layer, one state.
-        """
+        """The scores (T, V, B), or (V, B), of tokens (T, B) or pixels (T, 1, B), and the last states of PyTorch."""
         import torch
 
         inputs = torch.tensor(x.astype(np.int64) if x.ndim == 2 else x.transpose(0, 2, 1))
         with torch.no_grad():
-            scores, last = self.model(inputs, state and state[0])
-        return Tensor(scores.numpy().swapaxes(-1, -2)), [tuple(s[None] for s in last)]
+            scores, last = self.model(inputs, state)
+        return Tensor(scores.numpy().swapaxes(-1, -2)), last
+
+    evaluate = __call__  # of language models

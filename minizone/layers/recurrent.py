@@ -64,6 +64,8 @@ class RecurrentLayer(Module):
         rng: Generator,
         dtype: Any = np.float32,
     ):
+        if not isinstance(zoneout, Zoneout):
+            raise TypeError(f"zoneout must be a Zoneout, as in Zoneout(cells=0.5, states=0.05), got {zoneout!r}")
         check_probability("drop_inputs", drop_inputs)
         check_probability("drop_hidden", drop_hidden)
         if zoneout.cells and len(self.state_names) == 1:

@@ -143,6 +143,12 @@ def test_stack_wants_one_state_for_each_layer(n):
             function(normal(T, D, B), [state] * n)
 
 
+@every_layer
+def test_a_probability_in_place_of_zoneout_is_an_error_that_says_how_it_is_written(kind):
+    with pytest.raises(TypeError, match=r"zoneout must be a Zoneout, as in Zoneout\(cells=0.5, states=0.05\), got 0.5"):
+        layer(kind, zoneout=0.5)
+
+
 # ---- what a layer computes
 
 
@@ -247,6 +253,21 @@ def test_a_state_carried_past_an_update_is_an_error_and_right_when_it_is_detache
         (h * h).sum().backward()
         found.append({k: p.grad for k, p in enumerate(weights)})
     assert_same(*found, ROUNDING)
+
+
+@every_layer
+def test_a_detached_state_is_carried_over_many_updates(kind):
+    """From the second update on the loss does not depend on the initial state, which then has no gradient."""
+    made, state, losses = layer(kind), None, []
+    optimizer = Adam(made.parameters(), 0.05)
+    for _ in range(4):
+        h, state = made(normal(T, D, B), state)
+        loss = ((h - 0.5) ** 2).sum()
+        loss.backward()
+        optimizer.step()
+        state = tuple(s.detach() for s in state)
+        losses.append(loss.item())
+    assert losses == sorted(losses, reverse=True) and len(set(losses)) == 4
 
 
 # ---- stacks
