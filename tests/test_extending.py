@@ -79,4 +79,11 @@ def test_an_experiment_learns_and_has_the_flags_of_recurrent_layers(folder):
     errors = [row["valid_error"] for row in read_rows(folder / "recall" / "metrics.jsonl")]
     assert errors[0] > 0.3 and errors[-1] < 0.1, errors
     assert "has no preset 'paper'" in run(folder, "recall.py recall --preset paper", status=2)
-    assert re.search(r"of 1,000 first symbols, \d+ were not remembered", run(folder, "from_python.py"))
+    results = [
+        re.findall(r"of 1,000 first symbols, \d+ were not remembered", run(folder, "from_python.py")) for _ in "12"
+    ]
+    assert len(results[0]) == 1 and results[0] == results[1]
+    other = subprocess.run(
+        [sys.executable, ROOT / "run.py", "resume", folder / "recall"], capture_output=True, text=True, timeout=120
+    )
+    assert other.returncode == 2 and "'recall', which run.py does not have: run the file that adds" in other.stderr

@@ -17,20 +17,26 @@ class Plot:
     """Draw the learning curves of runs into one figure; runs that differ in nothing but the seed are one curve."""
 
     runs: tyro.conf.Positional[tuple[str, ...]]
-    """Run folders, or JSON files that `run.py report --save` wrote."""
+    """Run folders, folders of several runs, or JSON files that `run.py report --save` wrote."""
     out: str = "curves.png"
     """The figure, PNG, PDF or SVG by its ending; PNG, with .png added to the name, when it has none."""
 
 
 def main(arguments: list[str]) -> int:
     settings = parse(Plot, arguments, "plot")
-    given = [Path(run) for run in settings.runs]
-    runs = [run for run in given if run.suffix not in FORMATS]  # without the figures in `plot runs/grid/*`
+    given = [Path(run) for run in settings.runs if Path(run).suffix not in FORMATS]  # of `plot runs/grid/*`
+    runs = {run.resolve(): run for path in given for run in runs_of(path)}  # each once
     if not runs:
         raise UserError("run.py plot needs at least one run folder")
     out = file_to_write(settings.out)
     if not out.suffix:
         out = out.with_name(f"{out.name}.png")
-    plot_runs(runs, out)
+    plot_runs(list(runs.values()), out)
     print(out)
     return 0
+
+
+def runs_of(path: Path) -> list[Path]:
+    """A run, or the runs below a folder that is none, as of several seeds; those that have no log yet are left out."""
+    below = [] if (path / "config.json").exists() else sorted(log.parent for log in path.rglob("metrics.jsonl"))
+    return below or [path]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def main(arguments: list[str]) -> int:
     settings = parse(Report, arguments, "report")
     root = Path(settings.runs_dir)
     page = None if settings.html is None else file_to_write(settings.html)
-    tables = report(root)
+    tables = report(root, say=lambda remark: print(f"run.py: {remark}", file=sys.stderr))
     if settings.save:
         save_runs(root, Path(settings.save))
     if page:

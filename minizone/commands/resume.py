@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from minizone.commands.flags import parse
-from minizone.commands.train import settings_of_run, train
+from minizone.commands.train import TASKS, is_started, settings_of_run, train
 from minizone.errors import UserError
 from minizone.experiments.gradients import METHODS
-from minizone.runs.folder import is_finished
+from minizone.experiments.language import LanguageModelling
+from minizone.runs.files import load_arrays, read_run
+from minizone.runs.folder import is_finished, refuse_changes
 
 USAGE = """usage: python run.py resume RUN [flags]
 
@@ -32,6 +34,11 @@ def main(arguments: list[str]) -> int:
     if first_part.is_dir():
         task, before = settings_of_run(first_part)
         before = replace(before, max_minutes=math.inf)  # its own was what was left for the part
+    elif not (folder / "config.json").exists() and is_started(folder):
+        raise UserError(
+            f"{folder} holds several runs: give one of them, or the first command again, with --resume unless it was a"
+            " sweep"
+        )
     else:
         task, before = settings_of_run(folder)
         if task == "gradients":
@@ -41,7 +48,12 @@ def main(arguments: list[str]) -> int:
         raise UserError("resume: --out cannot change: the run goes on in its own folder")
     settings.check()
     if is_finished(folder, settings):
-        print(f"{folder} is finished; more --epochs than {settings.epochs} would go on")
-        return 0
+        refuse_changes(folder, asdict(before), asdict(settings))
+        trained = len(read_run(folder)["rows"])
+        load_arrays(folder / "best.safetensors")  # UserError when it is damaged
+        if not issubclass(TASKS[task], LanguageModelling) or (folder / "vocabulary.json").exists():
+            flag = "more --epochs" if trained >= settings.epochs else "a longer --patience"
+            print(f"{folder} is finished after {trained} epochs; {flag} would go on")
+            return 0
     train(task, replace(settings, out=str(folder), resume=True), folder)
     return 0

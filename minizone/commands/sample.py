@@ -15,7 +15,7 @@ from minizone.commands.flags import parse
 from minizone.commands.train import TASKS, settings_of_run
 from minizone.errors import UserError
 from minizone.experiments.language import LanguageModelling
-from minizone.experiments.sampling import TEMPERATURE, draw, read_prompt, read_vocabulary, spelled
+from minizone.experiments.sampling import TEMPERATURE, draw, never_drawn, read_prompt, read_vocabulary, spelled
 from minizone.experiments.settings import TextSettings
 from minizone.runs import files
 from minizone.runs.settings import require
@@ -66,6 +66,7 @@ def text_of(settings: Sample) -> Iterator[str]:
         raise UserError(f"{best} is not of this run: {error}") from None
 
     prompt = read_prompt(settings.prompt, unit, vocabulary)
-    drawn = islice(draw(model, prompt, settings.temperature, stream(settings.seed, "sample")), settings.length)
-    shown = chain(prompt if settings.prompt else [], drawn)
+    rng = stream(settings.seed, "sample")
+    drawn = draw(model, prompt, settings.temperature, rng, never_drawn(unit, vocabulary))
+    shown = chain(prompt if settings.prompt else [], islice(drawn, settings.length))
     return spelled((vocabulary[token] for token in shown), unit)

@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from minizone.commands.flags import parse
 from minizone.errors import UserError
@@ -122,14 +122,29 @@ def settings_of_run(folder: Path) -> tuple[str, RunSettings]:
     try:
         task, given = config["task"], config["settings"]
         if task not in TASKS:
-            raise UserError(f"{folder} is a run of the task {task!r}, which this version of minizone does not have")
+            raise UserError(
+                f"{folder} is a run of the task {task!r}, which run.py does not have: run the file that adds the task"
+                " in the place of run.py"
+            )
         preset = TASKS[task].presets[given["preset"]]
     except (KeyError, TypeError):
         raise UserError(f"{folder / 'config.json'} is not the config of a run") from None
     known = {f.name: given[f.name] for f in fields(preset) if f.name in given}
     if known.get("max_minutes") is None:  # JSON has no infinity
         known["max_minutes"] = math.inf
+    hints = get_type_hints(type(preset))
+    for name, value in known.items():
+        if not _has_type(value, hints[name]):
+            raise UserError(f"{folder / 'config.json'} has {value!r} for {name}, which is not a value that it can have")
     return task, replace(preset, **known)
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    """Whether a value from JSON is one of the type of a setting. A whole number is a float, too."""
+    choices = get_args(hint) or (hint,)
+    if get_origin(hint) is Literal:
+        return value in choices
+    return type(value) in choices or (type(value) is int and float in choices)
 
 
 def is_started(folder: Path) -> bool:

@@ -18,6 +18,7 @@ from minizone.experiments.sampling import first_line, write_vocabulary
 from minizone.experiments.settings import TextSettings
 from minizone.layers import Linear, Module, Stack, State
 from minizone.runs.experiment import Experiment
+from minizone.runs.folder import TEXTS
 from minizone.runs.settings import require
 
 WINDOW = 1000  # time steps that are evaluated at once
@@ -46,6 +47,9 @@ class OwnTextSettings(TextSettings):
 
     def check(self) -> None:
         super().check()
+        for name in TEXTS:
+            if getattr(self, name) == "":
+                raise UserError(f"--{name.replace('_', '-')} is empty: give it a file, or leave it out")
         if (self.valid_text is None) != (self.test_text is None):
             raise UserError("give both --valid-text and --test-text, or neither, and --text is split 90/5/5")
         if self.text is None and self.own_files:

@@ -14,7 +14,7 @@ import numpy as np
 from minizone.backend import Generator, stream, to_host
 from minizone.data import TextDataset
 from minizone.data.own_text import EAST_ASIAN, cut_words
-from minizone.data.words import END
+from minizone.data.words import END, UNKNOWN
 from minizone.errors import UserError
 from minizone.runs import files
 
@@ -94,7 +94,9 @@ def _is_joined(before: str, word: str) -> bool:
 # ---- drawing
 
 
-def draw(model: Any, prompt: Sequence[int], temperature: float, rng: Generator) -> Iterator[int]:
+def draw(
+    model: Any, prompt: Sequence[int], temperature: float, rng: Generator, never: Sequence[int] = ()
+) -> Iterator[int]:
     """Read a prompt, and draw symbols without end.
 
     Zoneout is in its expectation, as always in evaluation. Static masks repeat after some time steps; between these
@@ -107,6 +109,8 @@ def draw(model: Any, prompt: Sequence[int], temperature: float, rng: Generator) 
         At least one index.
     temperature, rng
         See `choose`.
+    never : sequence of int
+        Indices that are not drawn, see `never_drawn`.
     """
     period = max(layer.zoneout.static_steps for layer in model.rnn.layers) or 1
     tokens, start, state = list(prompt), 0, None  # the state before tokens[start]
@@ -114,8 +118,15 @@ def draw(model: Any, prompt: Sequence[int], temperature: float, rng: Generator) 
         scores, last = model.evaluate(np.array(tokens[start:])[:, None], state)  # (T, V, 1)
         if (len(tokens) - start) % period == 0:
             start, state = len(tokens), last
-        tokens.append(choose(to_host(scores.data[-1, :, 0]), temperature, rng))
+        of_next = to_host(scores.data[-1, :, 0]).copy()  # (V,)
+        of_next[list(never)] = -np.inf
+        tokens.append(choose(of_next, temperature, rng))
         yield tokens[-1]
+
+
+def never_drawn(unit: str, vocabulary: Sequence[str]) -> list[int]:
+    """The index of <unk> among characters: none of the training text is <unk>. Words can be, in any text."""
+    return [vocabulary.index(UNKNOWN)] if unit == "characters" and UNKNOWN in vocabulary else []
 
 
 def choose(scores: np.ndarray, temperature: float, rng: Generator) -> int:
@@ -130,6 +141,7 @@ def choose(scores: np.ndarray, temperature: float, rng: Generator) -> int:
 def first_line(model: Any, data: TextDataset, seed: int) -> str:
     """One line of text: the beginning of what `run.py sample --seed SEED` prints, with blanks for ends of lines."""
     prompt = read_prompt("", data.unit, data.vocabulary)
-    drawn = islice(draw(model, prompt, TEMPERATURE, stream(seed, "sample")), LINE[data.unit])
+    never = never_drawn(data.unit, data.vocabulary)
+    drawn = islice(draw(model, prompt, TEMPERATURE, stream(seed, "sample"), never), LINE[data.unit])
     text = "".join(spelled((data.vocabulary[token] for token in drawn), data.unit))
     return " ".join(text.split())

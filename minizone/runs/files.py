@@ -139,20 +139,25 @@ def read_run(path: Path) -> Run:
     """A run as a dict: its ``name``, its ``config``, the ``rows`` of its epochs, and its ``summary``.
 
     ``path`` is a run folder, or a JSON file that `minizone.runs.report.save_runs` made of one. The summary of a run
-    that has not ended is None. The name of a run in a folder `lstm/seed1` is "lstm-seed1".
+    that has not ended is None. The name of a run in a folder `lstm/seed1` is "lstm-seed1". Raises UserError for what is
+    no run, and for a run without the row of its best epoch.
     """
     if path.is_file():
         run = read_json(path)
         if not isinstance(run, dict) or not {"config", "rows", "summary"} <= run.keys():
             raise UserError(f"{path} is not a run: it has no config, rows and summary")
-        return {**run, "name": _name(path.resolve().with_suffix(""))}
-    summary = path / "summary.json"
-    return {
-        "name": _name(path.resolve()),
-        "config": read_json(path / "config.json"),
-        "rows": read_rows(path / "metrics.jsonl"),
-        "summary": read_json(summary) if summary.exists() else None,
-    }
+        run = {**run, "name": _name(path.resolve().with_suffix(""))}
+    else:
+        summary = path / "summary.json"
+        run = {
+            "name": _name(path.resolve()),
+            "config": read_json(path / "config.json"),
+            "rows": read_rows(path / "metrics.jsonl"),
+            "summary": read_json(summary) if summary.exists() else None,
+        }
+    if run["summary"] and run["summary"]["best_epoch"] not in [row["epoch"] for row in run["rows"]]:
+        raise UserError(f"{path} has no finished epoch {run['summary']['best_epoch']} in its log, and it was the best")
+    return run
 
 
 def _name(path: Path) -> str:

@@ -39,9 +39,10 @@ from minizone.runs.settings import RunSettings
 from minizone.runs.torch_names import from_torch, is_torch
 
 FILES = ("config.json", "metrics.jsonl", "best.safetensors", "last.safetensors", "summary.json")
+TEXTS = ("text", "valid_text", "test_text")  # settings: files of the user
 MAY_CHANGE = {  # settings that a resumed run may change
     "epochs", "patience", "max_minutes", "out", "resume", "data_dir", "device", "load_path", "test_cost", "offline",
-    "text", "valid_text", "test_text",  # these are paths; the sha256 of the texts must be the same
+    *TEXTS,  # these are paths; the sha256 of the texts must be the same
 }  # fmt: skip
 
 
@@ -81,7 +82,7 @@ def locked(folder: Path) -> Iterator[None]:
             lock.acquire(timeout=0)
         except Timeout:
             raise UserError(
-                f"another process trains in {folder}: wait until it has ended, or choose another --out"
+                f"another process trains in {folder}: wait until it has ended, or choose another folder (--out)"
             ) from None
         except OSError as error:
             raise UserError(f"cannot write in the run folder {folder}: {error.strerror}") from None
@@ -104,10 +105,12 @@ def new_run(folder: Path) -> Iterator[None]:
     So the same command can be given again. UserError when the folder has files of a run, which stay as they are.
     """
     if (folder / "config.json").exists():
-        raise UserError(f"{folder} holds a run already: go on with `run.py resume {folder}`, or choose another --out")
+        raise UserError(
+            f"{folder} holds a run already: go on with `run.py resume {folder}`, or choose another folder (--out)"
+        )
     for name in FILES:
         if (folder / name).exists():
-            raise UserError(f"{folder} holds {name} of a run that has no config.json: choose another --out")
+            raise UserError(f"{folder} holds {name} of a run that has no config.json: choose another folder (--out)")
     try:
         yield
     except BaseException:
@@ -144,12 +147,19 @@ def start(experiment: Experiment, folder: Path) -> Progress:
 
 
 def settings_in_config(experiment: Experiment) -> dict[str, dict[str, Any]]:
-    """The part of config.json that a resumed run may change: all settings, and those that the preset has not."""
+    """The part of config.json that a resumed run may change: all settings, and those that the preset has not.
+
+    Paths are absolute, so that the run can be resumed from any folder; among the changed settings, which are shown in
+    reports, a user's text has its file name.
+    """
     preset = experiment.presets[experiment.settings.preset]
     settings = {name: value for name, value in asdict(experiment.settings).items() if name not in ("out", "resume")}
+    changed = {name: value for name, value in settings.items() if value != getattr(preset, name)}
+    given = [name for name in (*TEXTS, "data_dir") if settings.get(name)]
     return {
-        "settings": {name: None if value == math.inf else value for name, value in settings.items()},
-        "changed": {name: value for name, value in settings.items() if value != getattr(preset, name)},
+        "settings": {name: None if value == math.inf else value for name, value in settings.items()}
+        | {name: str(Path(settings[name]).absolute()) for name in given},
+        "changed": changed | {name: Path(settings[name]).name for name in TEXTS if name in given},
     }
 
 
@@ -215,9 +225,17 @@ def resume(experiment: Experiment, optimizer: Optimizer, folder: Path, say: Call
 
     Raises UserError when a setting or the data have changed, or when the checkpoint is damaged.
     """
-    differences = changed_settings(experiment, folder)
-    if differences:
-        raise UserError(f"cannot resume {folder} with other settings: {'; '.join(differences)}")
+    config = files.read_json(folder / "config.json")
+    before, now = config["dataset"], {"name": experiment.data.name, "sha256": experiment.data.sha256}
+    refuse_changes(
+        folder,
+        {"task": config["task"], **config["settings"], "dataset": before["name"]},
+        {"task": experiment.task, **asdict(experiment.settings), "dataset": now["name"]},
+    )
+    both = before["sha256"] | now["sha256"]
+    changed = [name for name in both if before["sha256"].get(name) != now["sha256"].get(name)]
+    if changed:
+        raise UserError(f"cannot resume {folder}: {', '.join(changed)} changed since the run began")
     experiment.begin(folder)
     if (folder / "last.safetensors").exists():
         progress = load_checkpoint(experiment, optimizer, folder)
@@ -225,7 +243,6 @@ def resume(experiment: Experiment, optimizer: Optimizer, folder: Path, say: Call
     else:
         say(f"there is no checkpoint in {folder} yet: the run begins again")
         progress = Progress()
-    config = files.read_json(folder / "config.json")
     new_config = config | settings_in_config(experiment)
     if new_config != config:
         files.write_json(folder / "config.json", new_config)
@@ -234,27 +251,15 @@ def resume(experiment: Experiment, optimizer: Optimizer, folder: Path, say: Call
     return progress
 
 
-def changed_settings(experiment: Experiment, folder: Path) -> list[str]:
-    """The changes that a resumed run must not have, as in "learning_rate was 0.002, is 0.1"."""
-    config = files.read_json(folder / "config.json")
-    before = {"task": config["task"], **config["settings"], **named_data(**config["dataset"])}
-    now = {
-        "task": experiment.task,
-        **asdict(experiment.settings),
-        **named_data(experiment.data.name, experiment.data.sha256),
-    }
-    if before["dataset"] != now["dataset"]:
-        del now["sha256"]  # of other files
-    return [
+def refuse_changes(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise UserError, as in "learning_rate was 0.002, is 0.1", for settings that a resumed run must not change."""
+    differences = [
         f"{name} was {before.get(name)}, is {value}"
         for name, value in now.items()
         if name not in MAY_CHANGE and before.get(name) != value
     ]
-
-
-def named_data(name: str, sha256: dict[str, str]) -> dict[str, object]:
-    """What must be the same of the data. The flag --dataset may differ: "auto" can have found the same data."""
-    return {"dataset": name, "sha256": sha256}
+    if differences:
+        raise UserError(f"cannot resume {folder} with other settings: {'; '.join(differences)}")
 
 
 # ---- parameters alone

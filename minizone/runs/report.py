@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from minizone.errors import UserError
 from minizone.runs.files import Run, read_json, read_run, write_json, write_whole
+from minizone.runs.folder import TEXTS
 from minizone.runs.groups import (
     Group,
     at_difficulty,
@@ -26,6 +27,7 @@ from minizone.runs.groups import (
 )
 from minizone.runs.plotting import draw_gradients, draw_networks, draw_runs, to_svg
 
+Say = Callable[[str], None]
 Sampler = Callable[[Path], str | None]  # from the folder of a run with weights to text that it draws, or to None
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -42,19 +44,31 @@ PAPERS_DATA = {
 # ---- runs
 
 
-def find_runs(root: Path) -> list[Run]:
+def nothing(remark: str) -> None:
+    """In the place of a function that prints."""
+
+
+def find_runs(root: Path, say: Say = nothing) -> list[Run]:
     """All finished runs below a folder, in the order of their paths; UserError when there is none.
 
     A run is a folder, or a JSON file that `save_runs` wrote; other JSON files do not count. Besides what `read_run`
-    reads, a run has its ``path``.
+    reads, a run has its ``path``. Damaged runs are left out, with a remark to ``say``.
     """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder with runs")
     folders = [path.parent for path in root.rglob("summary.json")]
-    saved = [path for path in root.rglob("*.json") if not (path.parent / "config.json").exists() and _is_run(path)]
-    runs = [{**read_run(path), "path": path} for path in sorted([*folders, *saved])]
+    files = [path for path in root.rglob("*.json") if not (path.parent / "config.json").exists()]
+    runs, problems = [], []
+    for path in sorted([*folders, *files]):
+        try:
+            if path.is_dir() or _is_run(path):
+                runs.append({**read_run(path), "path": path})
+        except UserError as error:
+            problems.append(str(error))
     if not any(run["summary"] for run in runs):
-        raise UserError(f"there is no finished run below {root}")
+        raise UserError(problems[0] if problems else f"there is no finished run below {root}")
+    for problem in problems:
+        say(f"{problem}; it is left out")
     return [run for run in runs if run["summary"]]
 
 
@@ -99,7 +113,7 @@ def save_runs(root: Path, folder: Path) -> None:
 
 def _without_folder(name: str, value: Any) -> Any:
     """A setting; of a path to a user's text, the file name."""
-    return Path(value).name if value and name in ("text", "valid_text", "test_text") else value
+    return Path(value).name if value and name in TEXTS else value
 
 
 def _identity(config: dict[str, Any]) -> tuple[object, ...]:
@@ -109,9 +123,9 @@ def _identity(config: dict[str, Any]) -> tuple[object, ...]:
 # ---- tables
 
 
-def report(root: Path) -> str:
-    """The runs below a folder as Markdown tables, one for each task and data set."""
-    return "\n".join(_markdown(groups) for groups in tables(find_runs(root)))
+def report(root: Path, say: Say = nothing) -> str:
+    """The runs below a folder as Markdown tables, one for each task and data set; ``say`` as in `find_runs`."""
+    return "\n".join(_markdown(groups) for groups in tables(find_runs(root, say)))
 
 
 def tables(runs: list[Run]) -> list[list[Group]]:

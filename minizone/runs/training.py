@@ -125,7 +125,7 @@ def train(
                     elif stop():
                         reason = "stopped"
                     if reason or index + 1 == len(batches) or len(results) == device.updates_per_look:
-                        read_results(results, progress, settings.learning_rate)
+                        read_results(results, progress, settings.learning_rate, folder)
                         bar.update(len(results))
                         metric = train_metric(experiment, progress)
                         bar.set_postfix_str(f"{experiment.metric} {metric:.3f}", refresh=False)
@@ -160,7 +160,7 @@ def train_on_batch(experiment: Experiment, optimizer: Optimizer, batch: Any, epo
     return UpdateResult(loss.data, measure, count, grad_norm)
 
 
-def read_results(results: Sequence[UpdateResult], progress: Progress, learning_rate: float) -> None:
+def read_results(results: Sequence[UpdateResult], progress: Progress, learning_rate: float, folder: Path) -> None:
     """Add the results of some updates to the sums of the epoch; UserError at the first loss or norm that is not finite.
 
     On a GPU this waits until the updates are done, and copies all their numbers at once.
@@ -172,9 +172,10 @@ def read_results(results: Sequence[UpdateResult], progress: Progress, learning_r
         progress.updates += 1
         if not math.isfinite(loss) or not math.isfinite(grad_norm):
             problem = f"norm of the gradient is {grad_norm}" if math.isfinite(loss) else f"loss is {loss}"
+            saved = (folder / "last.safetensors").exists()
             raise UserError(
-                f"the {problem} in epoch {progress.epoch}, update {progress.update}: the run has diverged. What was"
-                f" saved before is kept; try a --learning-rate below {learning_rate:g}"
+                f"the {problem} in epoch {progress.epoch}, update {progress.update}: the run has diverged."
+                f"{' What was saved before is kept.' if saved else ''} Try a --learning-rate below {learning_rate:g}"
             )
         progress.measure_sum += measure * result.measure_count
         progress.measure_count += result.measure_count

@@ -1,6 +1,7 @@
 """`run.py plot` and `run.py report`: one figure, tables, saved runs, and what is refused."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,13 @@ def test_the_ending_of_a_figure_is_its_format_and_without_one_it_is_png(name, wr
     start = (tmp_path / written).read_bytes()[:4]
     assert start == {".png": b"\x89PNG", ".PDF": b"%PDF"}[(tmp_path / written).suffix]
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / written]
+
+
+def test_plot_takes_the_runs_below_a_folder_and_each_run_once(program, runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(runs)
+    for k, given in enumerate((["a", "b"], ["."], ["a", "b", "./a", str(runs / "b")])):
+        assert program.main(["plot", *given, "--out", str(tmp_path / f"{k}.svg")]) == 0
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
 
 
 def test_plot_refuses_what_is_not_a_run(tmp_path, capsys):
@@ -86,6 +94,30 @@ def test_report_prints_a_table_and_saves_each_run(program, runs, tmp_path, capsy
     assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == ["a.json", "b.json"]
     assert program.main(["report", str(tmp_path / "saved")]) == 0
     assert capsys.readouterr().out == table
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("config.json", '{"task": ', "config.json is not JSON: "),
+        ("config.json", None, "config.json does not exist: "),
+        ("summary.json", "", "summary.json is not JSON: "),
+        ("metrics.jsonl", None, "has no finished epoch 1 in its log"),
+    ],
+)
+def test_report_leaves_out_a_damaged_run_with_one_remark(name, content, sentence, program, runs, tmp_path, capsys):
+    good = shutil.copytree(runs / "a", tmp_path / "runs" / "a")
+    damaged = shutil.copytree(runs / "b", tmp_path / "runs" / "b")
+    (damaged / name).unlink()
+    if content is not None:
+        (damaged / name).write_text(content)
+    pages = ["--html", str(tmp_path / "page.html"), "--save", str(tmp_path / "saved")]
+    assert program.main(["report", str(good.parent), *pages]) == 0
+    out, err = capsys.readouterr()
+    assert out.count("`python run.py char-ptb") == 1
+    assert sentence in err and str(damaged) in err and err.count("\n") == 1 and err.endswith("; it is left out\n")
+    assert sentence in refused_here(capsys, "report", damaged)
+    assert [path.name for path in (tmp_path / "saved").iterdir()] == ["a.json"]
 
 
 def test_report_refuses_a_folder_without_a_run(tmp_path, capsys):

@@ -57,7 +57,20 @@ def test_more_epochs_go_on_and_the_config_has_them_afterwards(program, finished,
 def test_a_finished_run_says_so_and_stays_as_it_is(flags, program, finished, capsys):
     before = contents(finished)
     assert program.main(["resume", str(finished), *flags.split()]) == 0
-    assert "is finished" in capsys.readouterr().out and contents(finished) == before
+    assert f"{finished} is finished after 2 epochs; more --epochs would go on\n" == capsys.readouterr().out
+    assert contents(finished) == before
+
+
+def test_a_finished_run_gets_its_missing_vocabulary_and_says_which_file_is_damaged(program, finished, run, capsys):
+    (run / "vocabulary.json").unlink()
+    assert program.main(["resume", str(run)]) == 0
+    same_run(finished, run)
+    assert contents(run).keys() == contents(finished).keys()
+    (run / "best.safetensors").write_bytes((run / "best.safetensors").read_bytes()[:1000])
+    assert "best.safetensors is not a readable checkpoint" in refused_here(capsys, "resume", run)
+    shutil.copy(finished / "best.safetensors", run)
+    (run / "metrics.jsonl").unlink()
+    assert "has no finished epoch 2 in its log" in refused_here(capsys, "resume", run)
 
 
 def test_a_run_that_patience_has_stopped_is_finished_until_patience_is_longer(program, tmp_path, capsys):
@@ -65,7 +78,8 @@ def test_a_run_that_patience_has_stopped_is_finished_until_patience_is_longer(pr
     stuck = ["--epochs", "9", "--patience", "1", "--algorithm", "sgd", "--learning-rate", "1e-30", "--no-augment"]
     assert program.main([*FLAGS, *stuck, "--out", out]) == 0
     assert len(read_rows(tmp_path / "run" / "metrics.jsonl")) == 2
-    assert program.main(["resume", out]) == 0 and "is finished" in capsys.readouterr().out
+    assert program.main(["resume", out]) == 0
+    assert "is finished after 2 epochs; a longer --patience would go on" in capsys.readouterr().out
     assert program.main(["resume", out, "--patience", "3"]) == 0
     assert len(read_rows(tmp_path / "run" / "metrics.jsonl")) == 4
 
@@ -73,6 +87,8 @@ def test_a_run_that_patience_has_stopped_is_finished_until_patience_is_longer(pr
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
+        ("--hidden-size 32", "with other settings: hidden_size was 12, is 32"),
+        ("--dataset ptb --offline", "with other settings: dataset was manual, is ptb"),
         ("--epochs 4 --learning-rate 0.1", "with other settings: learning_rate was 0.002, is 0.1"),
         ("--preset paper --epochs 4", "with other settings: preset was quick, is paper"),
         ("--epoch 4", "resume: there is no flag --epoch, the nearest is --epochs;"),
@@ -96,6 +112,27 @@ def test_what_cannot_change_is_refused_and_nothing_changes(flags, sentence, fini
         ("{}", "is not the config of a run"),
         ("[]", "is not the config of a run"),
         ('{"task": "char-ptb", "settings": {"preset": "huge"}}', "is not the config of a run"),
+        (
+            '{"task": "slow", "settings": {}}',
+            "is a run of the task 'slow', which run.py does not have: run the file that",
+        ),
+        *(
+            (
+                '{"task": "char-ptb", "settings": {"preset": "quick", ' + setting + "}}",
+                f"config.json has {what}, which is not",
+            )
+            for setting, what in (
+                ('"hidden_size": "x"', "'x' for hidden_size"),
+                ('"hidden_size": true', "True for hidden_size"),
+                ('"hidden_size": 2.5', "2.5 for hidden_size"),
+                ('"epochs": null', "None for epochs"),
+                ('"learning_rate": "0.1"', "'0.1' for learning_rate"),
+                ('"z_prob_cells": [0.1]', "[0.1] for z_prob_cells"),
+                ('"rnn_type": "lstn"', "'lstn' for rnn_type"),
+                ('"augment": 1', "1 for augment"),
+                ('"text": 5', "5 for text"),
+            )
+        ),
         ('{"task": "gradients", "settings": {"preset": "quick"}}', "is a part of a run: give the folder that it is in"),
     ],
 )
@@ -103,6 +140,10 @@ def test_a_folder_without_a_usable_config_is_a_sentence(config, sentence, tmp_pa
     if config is not None:
         (tmp_path / "config.json").write_text(config)
     assert sentence in refused_here(capsys, "resume", tmp_path)
+
+
+def test_a_folder_of_several_runs_is_a_sentence(run, capsys):
+    assert f"{run.parent} holds several runs: give one of them" in refused_here(capsys, "resume", run.parent)
 
 
 def test_flags_before_the_run_and_no_run_at_all_are_refused(program, run, capsys):

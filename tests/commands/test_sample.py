@@ -70,6 +70,20 @@ def test_a_run_older_than_its_vocabulary_is_one_sentence_and_resuming_it_adds_it
     assert sample(program, capsys, old) == sample(program, capsys, run)
 
 
+@pytest.mark.parametrize(("task", "drawn"), [("char-ptb", False), ("word-ptb", True)])
+def test_unknown_is_drawn_among_words_and_not_among_characters(task, drawn, program, tmp_path, capsys):
+    """The last tenth of the text has a symbol that the rest does not have."""
+    text = tmp_path / "text.txt"
+    text.write_text("a b c\n" * 90 + "a b x\n" * 10)
+    flags = ["--train-symbols", "0", "--eval-symbols", "0", "--learning-rate", "1e-9", "--text", str(text)]
+    assert (
+        program.main([task, *shlex.split(FLAGS.replace("--dataset manual", "")), *flags, "--out", str(tmp_path)]) == 0
+    )
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("sample: "))
+    assert "<unk>" in (tmp_path / "vocabulary.json").read_text()
+    assert ("<unk>" in line) == drawn == ("<unk>" in sample(program, capsys, tmp_path))
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [

@@ -99,6 +99,11 @@ def test_a_run_on_a_text_of_ones_own_is_named_after_it_and_has_no_reference(task
     sha256 = hashlib.sha256(PROSE.encode()).hexdigest()
     assert config["dataset"] == {"name": "PTB of my own.txt", "sha256": {"PTB of my own.txt": sha256}}
     assert config["reference"] == {} and config["changed"]["text"] == text.name
+    assert config["settings"]["text"] == str(text), "so that it can be resumed from any folder"
+    monkeypatch.chdir(folder)
+    assert program.main(["resume", str(folder), "--epochs", "3"]) == 0
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["settings"]["text"], config["changed"]["text"]) == (str(text), text.name)
     vocabulary = json.loads((folder / "vocabulary.json").read_text())
     assert "Ω" in vocabulary["symbols"] or "Ωmega" in vocabulary["symbols"]
 
@@ -116,7 +121,10 @@ def test_a_run_is_resumed_on_the_same_text_wherever_it_lies(text, program, tmp_p
     moved.write_text(PROSE.replace("cat", "car"), encoding="utf-8")
     capsys.readouterr()
     assert program.main(resumed) == 2
-    assert "cannot resume" in (err := capsys.readouterr().err) and "sha256 was {'PTB of my own.txt': " in err
+    assert (
+        capsys.readouterr().err
+        == f"run.py: cannot resume {tmp_path / 'run'}: {text.name} changed since the run began\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -125,7 +133,8 @@ def test_a_run_is_resumed_on_the_same_text_wherever_it_lies(text, program, tmp_p
         ("char-ptb --text TEXT --dataset ptb", "--text and --dataset ptb are two data sets: give one of them"),
         ("word-ptb --text TEXT --dataset manual", "--text and --dataset manual are two data sets"),
         ("char-ptb --text nowhere.txt", "the text nowhere.txt cannot be read: No such file or directory"),
-        ("char-ptb --text=", "cannot be read: Is a directory"),
+        ("char-ptb --text=", "--text is empty: give it a file, or leave it out"),
+        ("word-ptb --text TEXT --valid-text= --test-text TEXT", "--valid-text is empty: give it a file"),
         ("char-ptb --text TEXT --valid-text TEXT", "give both --valid-text and --test-text, or neither"),
         ("char-ptb --valid-text TEXT --test-text TEXT", "need a training text: give --text"),
         ("word-ptb --vocabulary-size 50", "--vocabulary-size and --tokenized are for a text of your own"),

@@ -72,7 +72,7 @@ def test_the_same_seed_gives_the_same_run_to_the_bit_and_another_seed_another(fi
 
 def test_a_folder_with_a_run_is_not_written_over(finished):
     before = (finished / "metrics.jsonl").read_bytes()
-    with pytest.raises(UserError, match="holds a run already"):
+    with pytest.raises(UserError, match=r"holds a run already: .*, or choose another folder \(--out\)"):
         run(finished)
     assert (finished / "metrics.jsonl").read_bytes() == before
 
@@ -100,14 +100,15 @@ class Diverging(CharPTB):
 def test_a_nan_stops_the_run_names_epoch_and_update_and_keeps_the_good_checkpoint(finished, tmp_path, monkeypatch):
     updates = read_rows(finished / "metrics.jsonl")[0]["update"]  # of an epoch
     monkeypatch.setattr(Diverging, "at", updates + 4)
-    with pytest.raises(UserError, match=r"loss is nan in epoch 2, update 4: .* try a --learning-rate below 0.002"):
+    kept = "the run has diverged. What was saved before is kept. Try a --learning-rate below 0.002"
+    with pytest.raises(UserError, match=f"loss is nan in epoch 2, update 4: {kept}"):
         run(tmp_path / "run", Diverging)
     run(tmp_path / "run", resume=True)
     same_run(finished, tmp_path / "run")
 
 
 def test_a_nan_before_the_first_checkpoint_leaves_no_folder(tmp_path):
-    with pytest.raises(UserError, match="loss is nan in epoch 1, update 1"):
+    with pytest.raises(UserError, match=r"loss is nan in epoch 1, update 1: the run has diverged\. Try a"):
         run(tmp_path / "runs" / "run", Diverging)
     assert not list(tmp_path.iterdir())
 
