@@ -78,6 +78,8 @@ def test_an_experiment_learns_and_has_the_flags_of_recurrent_layers(folder):
     run(folder, "recall.py recall --z-prob-states 0.1 --epochs 4 --out recall")
     errors = [row["valid_error"] for row in read_rows(folder / "recall" / "metrics.jsonl")]
     assert errors[0] > 0.3 and errors[-1] < 0.1, errors
+    (folder / "grid.toml").write_text('task = "recall"\nseeds = [1, 2]\nflags = {epochs = 1, hidden-size = 8}\n')
+    assert run(folder, "recall.py sweep grid.toml").count(": finished\n") == 2
     assert "has no preset 'paper'" in run(folder, "recall.py recall --preset paper", status=2)
     results = [
         re.findall(r"of 1,000 first symbols, \d+ were not remembered", run(folder, "from_python.py")) for _ in "12"

@@ -141,8 +141,8 @@ def value_of(metavar: str, must_be: str, read: Callable[[str], Any]) -> Primitiv
 
 @VALUES.primitive_rule
 def value_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """Numbers, names from a list, and any text ("None" is a text too) where None is the default."""
-    if info.type is int:
+    """Numbers, names from a list, and any text ("None" is a text too), also where None is the default."""
+    if info.type in (int, int | None):
         return value_of("INT", "a whole number", int)
     if info.type is float:
         return value_of("FLOAT", "a number", float)

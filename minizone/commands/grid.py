@@ -26,11 +26,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from minizone.commands.flags import unknown_flag
 from minizone.commands.train import TASKS, parse_settings
 from minizone.errors import UserError
 from minizone.runs.settings import RunSettings
 
-Flags = dict[str, Any]  # values by the names of flags, without "--"
+Flags = dict[str, Any]  # values by the names of flags, without "--" and with hyphens
 OF_THE_GRID = {"seed", "out", "resume"}  # flags that the grid itself decides
 
 
@@ -78,7 +79,9 @@ def make_grid(content: dict[str, Any], part: str | None, out: Path) -> Grid:
     unknown = content.keys() - {"task", "seeds", "flags", "rows", "part"}
     if unknown:
         raise UserError(f"{unknown.pop()!r} is not one of task, seeds, flags, rows, part")
-    task, seeds = content.get("task"), content.get("seeds", [1])
+    if "task" not in content:
+        raise UserError(f'it has no task; give it one of {", ".join(TASKS)}, as in task = "char-ptb"')
+    task, seeds = content["task"], content.get("seeds", [1])
     if not isinstance(task, str) or task not in TASKS:
         raise UserError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
     if not (isinstance(seeds, list) and seeds and all(type(seed) is int and seed >= 0 for seed in seeds)):
@@ -86,7 +89,7 @@ def make_grid(content: dict[str, Any], part: str | None, out: Path) -> Grid:
 
     variants = []
     for row, flags_of_row in (table(content, "rows") or {"": {}}).items():
-        flags = {**table(content, "flags"), **table({row: flags_of_row}, row)}
+        flags = {**table(content, "flags"), **flags_table({row: flags_of_row}, row)}
         check_flags(task, flags)
         for each in combinations(flags):
             changing = [f"{name}{short(value)}" for name, value in each.items() if isinstance(flags[name], list)]
@@ -113,12 +116,16 @@ def chosen_part(content: dict[str, Any], part: str | None) -> dict[str, Any]:
     """The seeds, flags and rows of a file together with those of one of its parts."""
     parts = table(content, "part")
     if part not in parts and (parts or part):
-        raise UserError(f"choose a part with --part: {', '.join(parts)}" if parts else "the file has no parts")
+        choose = f"choose a part with --part: {', '.join(parts)}" if parts else "the file has no parts"
+        raise UserError(f"there is no part {part!r}; {choose}" if parts and part else choose)
     chosen = table(parts, part) if part else {}
     unknown = chosen.keys() - {"seeds", "flags", "rows"}
     if unknown:
         raise UserError(f"part {part}: {unknown.pop()!r} is not one of seeds, flags, rows")
-    merged = {name: {**table(content, name), **table(chosen, name)} for name in ("flags", "rows")}
+    merged = {
+        "flags": {**flags_table(content, "flags"), **flags_table(chosen, "flags")},
+        "rows": {**table(content, "rows"), **table(chosen, "rows")},
+    }
     return {**chosen, **{name: value for name, value in merged.items() if value}}
 
 
@@ -130,10 +137,18 @@ def table(content: dict[str, Any], name: str) -> dict[str, Any]:
     return value
 
 
+def flags_table(content: dict[str, Any], name: str) -> Flags:
+    """A table of flags, which can be written with underscores, with hyphens."""
+    return {flag.replace("_", "-"): value for flag, value in table(content, name).items()}
+
+
 def check_flags(task: str, flags: Flags) -> None:
     """Raise UserError for a flag that the task does not have or the grid decides, and for a value that is a table."""
-    known = {field.name for field in fields(TASKS[task].presets["quick"])} - OF_THE_GRID
+    settings = type(TASKS[task].presets["quick"])
+    known = {field.name for field in fields(settings)} - OF_THE_GRID
     for name, value in flags.items():
+        if problem := unknown_flag(f"--{name}", settings):
+            raise UserError(f"{task}: {problem}")
         if name.replace("-", "_") not in known:
             also = "; its seeds are a list, and --out is for the whole grid" if name in OF_THE_GRID else ""
             raise UserError(f"{name!r} is not a flag of {task} that a grid can have{also}")
@@ -160,9 +175,8 @@ def to_arguments(flags: Flags) -> list[str]:
     """Flags as the arguments of a command line."""
     arguments = []
     for name, value in flags.items():
-        flag = name.replace("_", "-")
         if isinstance(value, bool):
-            arguments.append(f"--{flag}" if value else f"--no-{flag}")
+            arguments.append(f"--{name}" if value else f"--no-{name}")
         else:
-            arguments += [f"--{flag}", str(value)]
+            arguments += [f"--{name}", str(value)]
     return arguments

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -16,7 +17,11 @@ from minizone.runs.plotting import FORMATS, plot_runs
 class Plot:
     """Draw the learning curves of runs into one figure; runs that differ in nothing but the seed are one curve."""
 
-    runs: tyro.conf.Positional[tuple[str, ...]]
+    runs: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)"),
+    ]
     """Run folders, folders of several runs, or JSON files that `run.py report --save` wrote."""
     out: str = "curves.png"
     """The figure, PNG, PDF or SVG by its ending; PNG, with .png added to the name, when it has none."""

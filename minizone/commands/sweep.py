@@ -20,7 +20,8 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import tyro
@@ -36,6 +37,7 @@ from minizone.experiments.gradients import METHODS
 from minizone.optim import make
 from minizone.runs import files
 from minizone.runs import folder as run_folder
+from minizone.runs.experiment import Experiment
 from minizone.runs.plotting import plot_heat_map, plot_runs
 from minizone.runs.report import report
 from minizone.runs.settings import RunSettings, require
@@ -84,21 +86,26 @@ def main(arguments: list[str]) -> int:
             print(run.command)
         return 0
 
-    left = [run for run in grid.runs if not is_finished(run)]
-    started = sum(is_started(run.folder) for run in left)
-    print(
-        f"{len(grid.runs)} runs in {out}: {len(grid.runs) - len(left)} are finished,"
-        f" {started} go on, {len(left) - started} are new"
-    )
-    failures: list[str] = []
-    if left:
-        taken, free = disk_space(grid.runs), free_space(out)
-        print(f"checkpoints take {tqdm.format_sizeof(taken, 'B')} of disk, {tqdm.format_sizeof(free, 'B')} are free")
-        failures = train_all(left, settings, out)
-    print_results(grid, out)
+    free = free_space(out)
+    with run_folder.locked(out, "another sweep runs"):
+        left = [run for run in grid.runs if not is_finished(run)]
+        started = sum(is_started(run.folder) for run in left)
+        counts = {"finished": len(grid.runs) - len(left), "started": started, "new": len(left) - started}
+        states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        print(f"{len(grid.runs)} {'run' if len(grid.runs) == 1 else 'runs'} in {out}: {states}")
+        failures: list[str] = []
+        if left:
+            taken = tqdm.format_sizeof(disk_space(grid.runs), "B")
+            print(f"checkpoints take {taken} of disk, {tqdm.format_sizeof(free, 'B')} are free")
+            failures = train_all(left, settings, out)
+        print_results(grid, out)
+    print_failures(failures)
+    return 1 if failures else 0
+
+
+def print_failures(failures: list[str]) -> None:
     for failure in failures:
         print(f"run.py: {failure}", file=sys.stderr)
-    return 1 if failures else 0
 
 
 # ---- before the runs
@@ -165,18 +172,18 @@ def free_space(folder: Path) -> int:
 def train_all(runs: list[GridRun], settings: Sweep, out: Path) -> list[str]:
     """Train runs, as many at a time as there are workers; returns a sentence for each run that has not finished.
 
-    Raises Interrupted after SIGINT or SIGTERM, when the runs have written checkpoints.
+    Raises Interrupted after SIGINT or SIGTERM, when the runs have written checkpoints; a second one ends the program.
     """
     from distributed import Event
 
     failures = []
     stopping = False
-    with stop_signals() as signals, connected(settings, len(runs)) as client, Display(runs) as display:
+    with stop_signals(end_at_once) as signals, connected(settings, len(runs)) as client, Display(runs) as display:
         stop = Event(f"stop-{uuid.uuid4()}", client)
         environment = {name: os.environ[name] for name in ("MINIZONE_DATA",) if name in os.environ}
         waiting: dict[Future, GridRun] = {}
         for run in runs:
-            arguments = (run.task, run.settings, run.folder.absolute(), stop.name, Path.cwd(), environment)
+            arguments = (TASKS[run.task], run.settings, run.folder.absolute(), stop.name, Path.cwd(), environment)
             waiting[client.submit(train_in_worker, *arguments, pure=False)] = run
         while waiting:
             time.sleep(0.5)
@@ -192,12 +199,22 @@ def train_all(runs: list[GridRun], settings: Sweep, out: Path) -> list[str]:
             for future in [future for future in waiting if future.done()]:
                 run = waiting.pop(future)
                 problem = problem_of(future)
-                display.end(run, problem)
-                if problem:
+                if problem and not stopping:
                     failures.append(f"{run.folder}: {problem}")
+                    problem = "stopped" if problem.startswith("stopped") else "failed"  # the reason comes at the end
+                display.end(run, problem)
     if stopping:
+        print_failures(failures)
         raise Interrupted(f"stopped, and the runs in {out} are saved: the same command goes on", 128 + signals[0])
     return failures
+
+
+def end_at_once(number: int, frame: FrameType | None) -> NoReturn:
+    """The handler of a second signal: end the program, and with it the workers on this machine."""
+    sentence = b"\nrun.py: stopped at once: the same command goes on from the last checkpoints\n"
+    with suppress(OSError, ValueError):  # no standard output
+        os.write(sys.stdout.fileno(), sentence)  # `print` fails where the signal has interrupted another `print`
+    os._exit(128 + number)
 
 
 @contextmanager
@@ -226,13 +243,15 @@ def connected(settings: Sweep, runs: int) -> Iterator[Client]:
                 print(f"{settings.scheduler} has no workers yet: the runs begin when it has")
             yield client
         return
+    # After a second Ctrl-C, Python frees the semaphores of the workers; no warning about it.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
     dask.config.set({"distributed.scheduler.worker-saturation": 1.0})  # a run waits for the first worker that is free
     with (
         LocalCluster(
             n_workers=min(settings.workers or cores(), runs),
             threads_per_worker=1,  # dask also gives each worker OMP_NUM_THREADS=1
             memory_limit=0,
-            dashboard_address=None,
+            scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},  # any port that is free
             silence_logs=logging.CRITICAL,
             preload=IGNORE_SIGNALS,
         ) as cluster,
@@ -242,15 +261,22 @@ def connected(settings: Sweep, runs: int) -> Iterator[Client]:
 
 
 def train_in_worker(
-    task: str, settings: RunSettings, folder: Path, stop: str, here: Path, environment: dict[str, str]
+    experiment: type[Experiment],
+    settings: RunSettings,
+    folder: Path,
+    stop: str,
+    here: Path,
+    environment: dict[str, str],
 ) -> str:
     """Train a run in a worker of dask, from its checkpoint where it has one; returns "", or why it has not finished.
 
-    ``stop`` is the name of the event that stops it. ``here`` and ``environment``: the working directory of the sweep
-    and what it has of environment variables, so that relative names and the data are the same.
+    ``experiment`` can be a class of a user's program, which workers do not have: dask sends it whole. ``stop`` is the
+    name of the event that stops the run. ``here`` and ``environment``: the working directory of the sweep and what it
+    has of environment variables, so that relative names and the data are the same.
     """
     from distributed import Event
 
+    TASKS[experiment.task] = experiment
     os.chdir(here)
     os.environ.update(environment)
     asked = once_a_second(Event(stop))
@@ -261,7 +287,7 @@ def train_in_worker(
             pass
     try:
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-            train(task, replace(settings, resume=is_started(folder)), folder, asked)
+            train(experiment.task, replace(settings, resume=is_started(folder)), folder, asked)
     except Interrupted as stopped:
         return str(stopped).partition(";")[0]  # without the advice on how to go on
     except UserError as error:
@@ -380,20 +406,31 @@ def print_results(grid: Grid, out: Path) -> None:
     plot_runs(finished, out / "curves.png")
     print(out / "curves.png")
     if len(grid.lists) == 2 and grid.runs[0].task != "gradients":  # which has several results
-        draw_heat_map(grid, out / "heat-map.png")
-        print(out / "heat-map.png")
+        ended = [run for run in grid.runs if (run.folder / "summary.json").exists()]
+        shown = [run for run in ended if length(settings_of_run(run.folder)[1]) == length(run.settings)]
+        if shown:
+            draw_heat_map(grid, shown, out / "heat-map.png")
+            print(out / "heat-map.png")
+        for run in ended:
+            if run not in shown:
+                print(f"the heat map leaves out {run.folder}, whose epochs or patience are not those of the grid")
 
 
-def draw_heat_map(grid: Grid, path: Path) -> None:
-    """The best validation result for each pair of values, the mean over the seeds."""
+def length(settings: RunSettings) -> tuple[int, int]:
+    """The settings that `run.py resume` can change and that change the results."""
+    return settings.epochs, settings.patience
+
+
+def draw_heat_map(grid: Grid, runs: list[GridRun], path: Path) -> None:
+    """The best validation result of runs for each pair of values, the mean over the seeds."""
     experiment = TASKS[grid.runs[0].task]
     (down, rows), (across, columns) = grid.lists.items()
     values = np.full((len(rows), len(columns)), np.nan)
     for i, j in np.ndindex(values.shape):
         results = [
             files.read_json(run.folder / "summary.json")[f"best_valid_{experiment.metric}"]
-            for run in grid.runs
-            if (run.flags[down], run.flags[across]) == (rows[i], columns[j]) and (run.folder / "summary.json").exists()
+            for run in runs
+            if (run.flags[down], run.flags[across]) == (rows[i], columns[j])
         ]
         if results:
             values[i, j] = statistics.mean(results)

@@ -71,7 +71,9 @@ def train_seeds(task: str, runs: list[RunSettings]) -> None:
         for name, number in train(task, run, folder).items():
             if isinstance(number, float):
                 results[name].append(number)
-    print(f"{len(runs)} seeds, mean and sample standard deviation:")
+    epochs = [len(files.read_rows(folder / "metrics.jsonl")) for folder in folders]
+    lengths = f" trained for {', '.join(map(str, epochs))} epochs" if len(set(epochs)) > 1 else ""
+    print(f"{len(runs)} seeds{lengths}, mean and sample standard deviation:")
     for name, numbers in results.items():
         print(f"  {name} {statistics.mean(numbers):.4f} ({statistics.stdev(numbers):.4f})")
 

@@ -64,15 +64,15 @@ class Progress:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a run folder. The folder is made, and removed at the end if it is empty.
+def locked(folder: Path, already: str = "another process trains") -> Iterator[None]:
+    """Keep other processes out of a folder. It is made, and removed at the end if it is empty.
 
     The kernel releases the lock when the process ends, however it ends.
 
     Raises
     ------
     UserError
-        Another process trains in the folder, or it cannot be made or written.
+        Another process has the lock (``already`` begins the sentence), or the folder cannot be made or written.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     lock = FileLock(folder / "lock")
@@ -82,7 +82,7 @@ def locked(folder: Path) -> Iterator[None]:
             lock.acquire(timeout=0)
         except Timeout:
             raise UserError(
-                f"another process trains in {folder}: wait until it has ended, or choose another folder (--out)"
+                f"{already} in {folder}: wait until it has ended, or choose another folder (--out)"
             ) from None
         except OSError as error:
             raise UserError(f"cannot write in the run folder {folder}: {error.strerror}") from None

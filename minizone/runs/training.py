@@ -267,8 +267,10 @@ def progress_bar(progress: Progress, updates: int) -> tqdm:
 
 
 @contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """While inside, SIGINT and SIGTERM are appended to a list; a second signal ends the program at once.
+def stop_signals(second: Any = signal.SIG_DFL) -> Iterator[list[int]]:
+    """While inside, SIGINT and SIGTERM are appended to a list; a second signal has the handler ``second``.
+
+    Without one it ends the program at once.
 
     Python allows signal handlers in the main thread only: in another one nothing changes, and the list stays empty.
     """
@@ -277,7 +279,7 @@ def stop_signals() -> Iterator[list[int]]:
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
         for each in handlers:
-            signal.signal(each, signal.SIG_DFL)
+            signal.signal(each, second)
 
     in_main_thread = threading.current_thread() is threading.main_thread()
     numbers = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()

@@ -84,6 +84,12 @@ def test_a_mistyped_argument_of_any_command_is_said_once(arguments, sentence, ca
     assert err.startswith(f"run.py: {sentence}")
 
 
+def test_help_of_plot_wants_at_least_one_run(program, capsys):
+    assert program.main(["plot", "--help"]) == 0
+    page = capsys.readouterr().out
+    assert "plot [-h] RUN [RUN ...] " in page and "wrote. (required)" in " ".join(page.replace("│", "").split())
+
+
 def test_the_last_of_two_values_counts_and_none_is_a_name():
     settings = parse_settings("char-ptb", ["--epochs", "3", "--out", "None", "--epochs", "4"])
     assert (settings.epochs, settings.out) == (4, "None")

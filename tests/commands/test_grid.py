@@ -63,6 +63,13 @@ def test_the_command_of_a_run_gives_its_settings(tmp_path):
         assert settings == type(settings)(**{**vars(run.settings), "out": str(run.folder)})
 
 
+def test_flags_with_underscores_are_those_with_hyphens(tmp_path):
+    text = 'task = "pmnist"\nflags = {hidden_size = [8, 9], epochs = 1}\n[part.a]\nflags = {hidden-size = [16, 17]}'
+    grid = grid_of(text, tmp_path, "a")
+    assert [run.folder.name for run in grid.runs] == ["hidden-size16-seed1", "hidden-size17-seed1"]
+    assert grid.lists == {"hidden-size": [16, 17]}
+
+
 def test_without_rows_and_lists_a_folder_is_named_after_the_regularizer(tmp_path):
     (run,) = grid_of('task = "pmnist"\nflags = {batch-normalization = true}', tmp_path).runs
     assert run.folder.name == "bn-seed1"
@@ -73,7 +80,7 @@ def test_without_rows_and_lists_a_folder_is_named_after_the_regularizer(tmp_path
     [
         ("task =", None, "is not TOML: "),
         ("tasks = 1", None, "'tasks' is not one of task, seeds, flags, rows, part"),
-        ("seeds = [1]", None, "task must be one of char-ptb, "),
+        ("seeds = [1]", None, "it has no task; give it one of char-ptb, "),
         ('task = ["text8"]', None, "task must be one of char-ptb, "),
         ('task = "char-pdb"', None, "task must be one of char-ptb, "),
         ('task = "text8"\nseeds = 3', None, "seeds must be a list of integers from 0 on"),
@@ -83,7 +90,11 @@ def test_without_rows_and_lists_a_folder_is_named_after_the_regularizer(tmp_path
         ('task = "text8"\nflags = 3', None, "flags must be a table, as in [flags], got 3"),
         ('task = "text8"\nrows.a = 3', None, "a must be a table, as in [a], got 3"),
         ('task = "text8"\npart = "x"', "x", "part must be a table"),
-        ('task = "text8"\nflags.hidden-sise = 3', None, "'hidden-sise' is not a flag of text8"),
+        (
+            'task = "text8"\nflags.hidden-sise = 3',
+            None,
+            "text8: there is no flag --hidden-sise, the nearest is --hidden-size",
+        ),
         ('task = "text8"\nflags.seed = 3', None, "'seed' is not a flag of text8 that a grid can have; its seeds"),
         ('task = "text8"\nflags.help = true', None, "'help' is not a flag of text8"),
         ('task = "semantic"\nflags.hidden-size = 3', None, "hidden-size"),
@@ -97,7 +108,7 @@ def test_without_rows_and_lists_a_folder_is_named_after_the_regularizer(tmp_path
         ('task = "text8"\nrows.a.z-prob-states = 1.5', None, "run a: --z-prob-states must be a probability"),
         ('task = "text8"', "laptop", "the file has no parts"),
         ('task = "text8"\n[part.a]\n[part.b]', None, "choose a part with --part: a, b"),
-        ('task = "text8"\n[part.a]\n[part.b]', "c", "choose a part with --part: a, b"),
+        ('task = "text8"\n[part.a]\n[part.b]', "c", "there is no part 'c'; choose a part with --part: a, b"),
         ('task = "text8"\n[part.a]\nflag = {}', "a", "part a: 'flag' is not one of seeds, flags, rows"),
     ],
 )

@@ -6,18 +6,22 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from minizone.commands import sweep
 from minizone.commands.grid import read_grid
 from minizone.commands.sweep import is_finished
 from minizone.runs.files import read_rows
-from tests.helpers.commands import ROOT, command, refused_here
+from tests.helpers.commands import ROOT, command, refused, refused_here
 from tests.helpers.runs import same_run
 
 FLAGS = """
@@ -58,21 +62,36 @@ def wait_for(happened: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def test_a_grid_of_two_lists_ends_with_tables_curves_and_a_heat_map_and_is_not_trained_twice(program, tmp_path, capsys):
+def test_a_grid_of_two_lists_ends_with_tables_curves_and_a_heat_map_and_is_not_trained_twice(
+    program, tmp_path, capsys, monkeypatch
+):
     grid = write(tmp_path, SHORT + "z-prob-cells = [0.0, 0.5]\nz-prob-states = [0.0, 0.05]\n")
     out = tmp_path / "a folder"
-    first = command("sweep", grid, "--out", out)
+    with socket.socket() as dashboard, suppress(OSError):  # another program has dask's usual port
+        dashboard.bind(("127.0.0.1", 8787))
+        first = command("sweep", grid, "--out", out)
     assert (first.returncode, first.stderr) == (0, "")
-    assert f"4 runs in {out}: 0 are finished, 0 go on, 4 are new" in first.stdout
+    assert f"4 runs in {out}: 4 new\n" in first.stdout
     assert first.stdout.count(": epoch 1 of 1, valid ") == first.stdout.count(": finished") == 4
     assert first.stdout.count("`python run.py char-ptb ") == 4
     assert {path.name for path in out.iterdir() if path.is_file()} == {"curves.png", "heat-map.png"}
     written = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     assert program.main(["sweep", str(grid), "--out", str(out)]) == 0
-    assert "4 are finished, 0 go on, 0 are new" in capsys.readouterr().out
+    assert f"4 runs in {out}: 4 finished\n" in capsys.readouterr().out
     assert written == {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} and len(written) == 8
+
+    longer = out / "z-prob-cells0-z-prob-states0.05-seed1"
+    assert program.main(["resume", str(longer), "--epochs", "2"]) == 0
+    shown = []
+    monkeypatch.setattr(sweep, "plot_heat_map", lambda values, *_: shown.append(np.isnan(values).tolist()))
+    assert program.main(["sweep", str(grid), "--out", str(out)]) == 0
+    assert shown == [[[False, True], [False, False]]]
+    assert f"the heat map leaves out {longer}, whose epochs or patience" in capsys.readouterr().out
+
     more_epochs = write(tmp_path, grid.read_text().replace("epochs = 1", "epochs = 2"))
-    assert [is_finished(run) for run in read_grid(more_epochs, None, out).runs] == [False] * 4
+    assert [is_finished(run) for run in read_grid(more_epochs, None, out).runs] == [
+        run.folder == longer for run in read_grid(more_epochs, None, out).runs
+    ]
 
 
 def test_a_run_that_fails_is_reported_and_stops_nothing(tmp_path):
@@ -80,6 +99,7 @@ def test_a_run_that_fails_is_reported_and_stops_nothing(tmp_path):
     grid = write(tmp_path, SHORT + bad + "[rows.good]\n")
     done = command("sweep", grid, "--out", tmp_path / "out", "--workers", 1)
     assert done.returncode == 1 and "good-seed1: finished" in done.stdout
+    assert "a-bad-one-seed1: failed\n" in done.stdout and "diverged" not in done.stdout, "the reason comes once"
     assert len(done.stderr.splitlines()) == 1 and "a-bad-one-seed1: the " in done.stderr and "diverged" in done.stderr
     assert [path.name for path in (tmp_path / "out").iterdir() if path.is_dir()] == ["good-seed1"]
 
@@ -89,16 +109,33 @@ def test_a_signal_to_all_processes_saves_the_run_and_the_same_command_goes_on(tm
     grid, out = write(tmp_path, LONG), tmp_path / "out"
     log = out / "lstm-seed1" / "metrics.jsonl"
     rows = 0
-    for number, begins in ((signal.SIGINT, "0 go on, 1 are new"), (signal.SIGTERM, "1 go on, 0 are new")):
+    for number, begins in ((signal.SIGINT, "1 run in {out}: 1 new\n"), (signal.SIGTERM, "1 run in {out}: 1 started\n")):
         process = start(ROOT / "run.py", "sweep", grid, "--out", out)
         wait_for(lambda: len(read_rows(log)) > rows)  # noqa: B023  # it is called in this round
         os.killpg(process.pid, number)
         text, _ = process.communicate(timeout=60)
-        assert process.returncode == 128 + number and begins in text, text
+        assert process.returncode == 128 + number and begins.format(out=out) in text, text
         assert re.search(r"lstm-seed1: stopped in epoch \d+ after update \d+\n", text), text
         assert text.endswith(f"run.py: stopped, and the runs in {out} are saved: the same command goes on\n")
         rows = len(read_rows(log))
     assert not list(out.rglob("summary.json")) and not list(out.rglob("lock"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals of POSIX")
+def test_one_sweep_a_folder_and_a_second_ctrl_c_ends_it_with_a_sentence(tmp_path):
+    grid, out = write(tmp_path, LONG), tmp_path / "out"
+    process = start(ROOT / "run.py", "sweep", grid, "--out", out)
+    wait_for(lambda: read_rows(out / "lstm-seed1" / "metrics.jsonl"))
+    second = refused("sweep", grid, "--out", out)
+    assert second == f"run.py: another sweep runs in {out}: wait until it has ended, or choose another --out\n"
+    for _ in range(2):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.15)
+    text, _ = process.communicate(timeout=60)
+    sentence = "run.py: stopped at once: the same command goes on from the last checkpoints\n"
+    assert process.returncode == 130 and text.endswith(sentence), text
+    done = command("sweep", write(tmp_path, LONG.replace("epochs = 20", "epochs = 2")), "--out", out)
+    assert done.returncode == 0 and f"1 run in {out}: 1 started\n" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="signals of POSIX")
@@ -113,19 +150,19 @@ def test_kill_9_of_a_worker_and_the_runs_end_with_the_bits_of_undisturbed_ones(p
         worker = ["-m", "distributed.cli.dask_worker", "--nthreads", 1, "--no-nanny", *quiet]
         workers = [start(*worker, "--local-directory", tmp_path / f"worker{k}") for k in range(2)]
         processes += workers
-        sweep = start(ROOT / "run.py", "sweep", grid, "--out", out, "--scheduler", address)
-        processes.append(sweep)
+        trained = start(ROOT / "run.py", "sweep", grid, "--out", out, "--scheduler", address)
+        processes.append(trained)
         wait_for(lambda: len(list(out.rglob("metrics.jsonl"))) == 2)
         workers[0].kill()
         assert not list(out.rglob("summary.json"))
         for run in read_grid(grid, None, tmp_path / "alone").runs:
             assert program.main(shlex.split(run.command)[2:]) == 0
-        text, _ = sweep.communicate(timeout=60)
+        text, _ = trained.communicate(timeout=60)
     finally:
         for process in processes:
             process.kill()
             process.communicate()
-    assert sweep.returncode == 0 and text.count(": finished") == 2, text
+    assert trained.returncode == 0 and text.count(": finished") == 2, text
     for seed in (1, 2):
         same_run(tmp_path / "alone" / f"lstm-seed{seed}", out / f"lstm-seed{seed}")
 
@@ -148,6 +185,7 @@ def test_a_folder_with_other_settings_is_refused(program, tmp_path, capsys):
     [
         ("--scheduler nonsense", "--scheduler must be an address as in tcp://host:8786, got 'nonsense'"),
         ("--scheduler tcp://h:1 --workers 2", "--workers is for this machine"),
+        ("--workers x", "sweep: --workers must be a whole number, got x; see run.py sweep --help"),
         ("--workers 0", "--workers must be at least 1, got 0"),
         ("--part laptop", "the file has no parts"),
     ],

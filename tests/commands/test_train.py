@@ -56,6 +56,9 @@ def test_several_seeds_are_runs_of_one_integer_each_with_their_mean_and_spread(p
     assert not (tmp_path / "x" / "seed2").exists()
     assert program.main([*words, "--seed=2,3", "--epochs", "2", "--resume"]) == 0, "2 begins, 3 goes on"
     assert len((tmp_path / "x" / "seed3" / "metrics.jsonl").read_text().splitlines()) == 2
+    capsys.readouterr()
+    assert program.main([*words, "--seed=1,3", "--epochs", "1", "--resume"]) == 0
+    assert "2 seeds trained for 1, 2 epochs, mean and sample" in capsys.readouterr().out
 
 
 def test_one_seed_keeps_its_folder_and_several_without_out_have_their_labels(program, tmp_path, monkeypatch):
