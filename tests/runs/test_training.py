@@ -37,6 +37,13 @@ def test_config_records_settings_data_and_versions(finished):
     assert config["reference"] == {}, "the paper's numbers are on PTB, not on this text"
 
 
+def test_config_has_the_absolute_folder_of_the_data_so_that_the_run_goes_on_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(tmp_path / "run", epochs=1, data_dir="my data")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["settings"]["data_dir"] == str(tmp_path / "my data")
+
+
 def test_metrics_have_one_row_an_epoch_with_the_keys_of_the_contract(finished):
     rows = read_rows(finished / "metrics.jsonl")
     assert [row["epoch"] for row in rows] == [1, 2, 3]
