@@ -127,7 +127,7 @@ def test_one_sweep_a_folder_and_a_second_ctrl_c_ends_it_with_a_sentence(tmp_path
     process = start(ROOT / "run.py", "sweep", grid, "--out", out)
     wait_for(lambda: read_rows(out / "lstm-seed1" / "metrics.jsonl"))
     second = refused("sweep", grid, "--out", out)
-    assert second == f"run.py: another sweep runs in {out}: wait until it has ended, or choose another --out\n"
+    assert second == f"run.py: another sweep runs in {out}: wait until it has ended, or choose another folder (--out)\n"
     for _ in range(2):
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.15)
