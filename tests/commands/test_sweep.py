@@ -134,7 +134,7 @@ def test_one_sweep_a_folder_and_a_second_ctrl_c_ends_it_with_a_sentence(tmp_path
     text, _ = process.communicate(timeout=60)
     sentence = "run.py: stopped at once: the same command goes on from the last checkpoints\n"
     assert process.returncode == 130 and text.endswith(sentence), text
-    done = command("sweep", write(tmp_path, LONG.replace("epochs = 20", "epochs = 2")), "--out", out)
+    done = command("sweep", grid, "--out", out)
     assert done.returncode == 0 and f"1 run in {out}: 1 started\n" in done.stdout, done.stdout + done.stderr
 
 
