@@ -63,7 +63,8 @@ class Tensor:
     output_index : int
         Which output of its creator it is.
     version : list of one int
-        How often one of these three has changed ``data`` in place. Tensors that share an array share the list.
+        How often `step`, `load_state_dict` or `weight_noise` has changed ``data`` in place. Tensors that share an array
+        share the list.
 
     Raises ValueError when ``requires_grad`` is True for integers or booleans, TypeError for what is not numbers and for
     lists of tensors, which would lose their gradients: `minizone.autograd.ops.stack` keeps them.
@@ -344,9 +345,9 @@ def _check_versions(function: Function) -> None:
     """Raise RuntimeError if an input of ``function`` was changed in place after it was applied."""
     if any(version[0] != number for version, number in function.versions):
         raise RuntimeError(
-            f"backward: an input of {type(function).__name__} was changed in place, by optimizer.step() or"
-            " load_state_dict(), after it was used, so the gradient would be wrong. Call backward() before the change;"
-            " to carry a state on to the next update, detach() it."
+            f"backward: an input of {type(function).__name__} was changed in place, by optimizer.step(),"
+            " load_state_dict() or weight_noise(), after it was used, so the gradient would be wrong. Call backward()"
+            " before the change; to carry a state on to the next update, detach() it."
         )
 
 

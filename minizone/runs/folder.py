@@ -115,7 +115,7 @@ def new_run(folder: Path) -> Iterator[None]:
         yield
     except BaseException:
         if not (folder / "last.safetensors").exists():
-            for name in ("config.json", "vocabulary.json", "metrics.jsonl", "best.safetensors"):
+            for name in (*FILES, "vocabulary.json"):
                 (folder / name).unlink(missing_ok=True)
         raise
 
