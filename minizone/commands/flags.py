@@ -25,7 +25,7 @@ GROUPS = {  # of --help; a setting that is in none of them is in the group of it
     "data": "dataset data_dir offline text valid_text test_text vocabulary_size tokenized ptb_form seq_len augment"
     " train_symbols eval_symbols permutation unpermuted pool train_examples eval_examples",
     "model": "hidden_size num_layers rnn_type activation initialization init_width forget_bias batch_normalization"
-    " initial_gamma initial_beta epsilon statistics_rate summarize",
+    " initial_gamma initial_beta epsilon statistics_batches summarize",
     "regularizer": "z_prob_cells z_prob_states share_mask static_mask stoch_depth gaussian_drop drop_prob_igates"
     " output_gate ogates_zoneout dropout variational_dropout input_drop norm_cost_coeff penalty weight_noise"
     " l2_regularization noise",

@@ -121,7 +121,7 @@ FLAGS_OF_ONE_TASK: list[tuple[str, str, Any, dict[str, Any]]] = [
     ("pmnist", "initial_gamma", 0.5, BN),
     ("pmnist", "initial_beta", 0.5, BN),
     ("pmnist", "epsilon", 0.1, BN),
-    ("pmnist", "statistics_rate", 0.5, BN),
+    ("pmnist", "statistics_batches", 1, BN),
     ("pmnist", "noise", 0.5, {}),
     ("pmnist", "noise", 0.5, BN),
     ("pmnist", "summarize", True, {}),
