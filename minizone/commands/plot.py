@@ -9,8 +9,10 @@ from typing import Annotated
 import tyro
 
 from minizone.commands.flags import file_to_write, parse
+from minizone.commands.train import TASKS
 from minizone.errors import UserError
-from minizone.runs.plotting import FORMATS, plot_runs
+from minizone.runs.files import read_run
+from minizone.runs.plotting import FORMATS, Kind, PaperResults, plot_runs
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,9 @@ class Plot:
         tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)"),
     ]
     """Run folders, folders of several runs, or JSON files that `run.py report --save` wrote."""
+    kind: Kind = "curves"
+    """curves: learning curves; zoom: with the end of the validation curves enlarged beside them; bars: how much better
+    the results are than without regularizers; heat-map: the best results of runs that differ in two settings."""
     out: str = "curves.png"
     """The figure, PNG, PDF or SVG by its ending; PNG, with .png added to the name, when it has none."""
 
@@ -36,9 +41,15 @@ def main(arguments: list[str]) -> int:
     out = file_to_write(settings.out)
     if not out.suffix:
         out = out.with_name(f"{out.name}.png")
-    plot_runs(list(runs.values()), out)
+    plot_runs(list(runs.values()), out, settings.kind, paper_of(next(iter(runs.values()))))
     print(out)
     return 0
+
+
+def paper_of(run: Path) -> PaperResults:
+    """The paper's results for the task of a run; none for a task of one's own."""
+    task = read_run(run)["config"]["task"]
+    return TASKS[task].paper if task in TASKS else {}
 
 
 def runs_of(path: Path) -> list[Path]:

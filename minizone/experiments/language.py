@@ -99,7 +99,6 @@ class LanguageModelling(Experiment):
     """
 
     network: Callable[[int, Any, Generator], LanguageModel]
-    paper: dict[str, dict[str, float]]
     settings: TextSettings
     data: TextDataset
     model: LanguageModel

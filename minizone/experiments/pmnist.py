@@ -114,6 +114,7 @@ REFERENCE = {  # error rates, Table 2 (ICLR 2017); the authors' order of pixels 
     "Unregularized LSTM": {"valid": 0.092, "test": 0.102},
     "Recurrent dropout": {"valid": 0.083, "test": 0.075},
     "Zoneout": {"valid": 0.063, "test": 0.069},
+    "Recurrent batchnorm": {"test": 0.046},  # of Cooijmans et al. (2017)
     "Recurrent batchnorm & Zoneout": {"valid": 0.045, "test": 0.041},
 }
 
@@ -218,7 +219,7 @@ class PMNIST(Experiment):
     """A recurrent network reads images pixel by pixel, in a fixed order. The metric is the share of wrong classes."""
 
     task, metric, unit = "pmnist", "error", "error rate"
-    presets = PRESETS
+    presets, paper = PRESETS, REFERENCE
     settings: PMNISTSettings
     data: ImageDataset
     model: PMNISTModel
@@ -238,7 +239,7 @@ class PMNIST(Experiment):
     def reference(self) -> dict[str, dict[str, float]]:
         s = self.settings
         papers_task = s.train_examples == 0 and s.eval_examples == 0 and s.pool == 1 and not s.unpermuted
-        return REFERENCE if papers_task and self.data.name == "MNIST" else {}
+        return self.paper if papers_task and self.data.name == "MNIST" else {}
 
     def minibatches(self, images: Images, image_order: np.ndarray | None = None) -> Minibatches:
         return Minibatches(self.data, images, self.order, self.settings.batch_size, image_order)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -41,6 +41,8 @@ class Experiment:
         Names for files and figures: "char-ptb", "bpc", "bits per character". A smaller metric is better.
     presets : dict
         The settings of each preset.
+    paper : dict
+        The paper's results, {"Zoneout": {"valid": ..., "test": ...}}.
     data : object
         It has a ``name``, and the ``sha256`` of its files.
     memory : dict
@@ -49,6 +51,7 @@ class Experiment:
 
     task = metric = unit = ""
     presets: dict[str, Any]  # of RunSettings, or of a subclass
+    paper: ClassVar[dict[str, dict[str, float]]] = {}
     settings: Any  # the same
     model: Any  # a Module
     data: Any
@@ -61,7 +64,7 @@ class Experiment:
 
     @property
     def reference(self) -> dict[str, dict[str, float]]:
-        """The paper's results, {"Zoneout": {"valid": ..., "test": ...}}, when the run has the paper's data; else {}."""
+        """The paper's results when the run has the paper's data; else {}."""
         return {}
 
     def batches(self, epoch: int) -> Sequence[Any]:

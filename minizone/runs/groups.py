@@ -23,13 +23,20 @@ REGULARIZERS = (
 )  # fmt: skip
 FORMATS = {"ppl": ".1f", "cost": ".3g"}  # other metrics: .3f
 OFF = (0, "0", "0.0", "plain", None)  # their values without an effect; False is 0
-PAPER_OF_CHARACTERS: dict[str, dict[str, Any]] = {
-    "Unregularized LSTM": {},
-    "Zoneout": {"z_prob_cells": 0.5, "z_prob_states": 0.05},
-}
 PAPER: dict[str, dict[str, dict[str, Any]]] = {  # the regularizers of each row of the paper's tables
-    "char-ptb": PAPER_OF_CHARACTERS,
-    "text8": PAPER_OF_CHARACTERS,
+    "char-ptb": {
+        "Unregularized LSTM": {},
+        "Weight noise": {"weight_noise": 0.075},
+        "Norm stabilizer": {"norm_cost_coeff": 50},
+        "Stochastic depth": {"stoch_depth": True, "z_prob_cells": 0.05, "z_prob_states": 0.05},
+        "Recurrent dropout": {"drop_prob_igates": 0.7},
+        "Zoneout": {"z_prob_cells": 0.5, "z_prob_states": 0.05},
+    },
+    "text8": {
+        "Unregularized LSTM": {},
+        "Recurrent dropout": {"drop_prob_igates": 0.5},
+        "Zoneout": {"z_prob_cells": 0.5, "z_prob_states": 0.05},
+    },
     "word-ptb": {
         "Unregularized LSTM": {},
         "Non-recurrent dropout": {"dropout": 0.65},
@@ -39,6 +46,7 @@ PAPER: dict[str, dict[str, dict[str, Any]]] = {  # the regularizers of each row 
         "Unregularized LSTM": {},
         "Recurrent dropout": {"drop_prob_igates": 0.5},
         "Zoneout": {"z_prob_cells": 0.15, "z_prob_states": 0.15},
+        "Recurrent batchnorm": {"batch_normalization": True},
         "Recurrent batchnorm & Zoneout": {
             "z_prob_cells": 0.15,
             "z_prob_states": 0.15,
@@ -70,16 +78,31 @@ class Group:
         return ", ".join(dict.fromkeys(re.sub(r"-?seed\d+(?=-|$)", "", run["name"]) for run in self.runs))
 
     @property
-    def paper(self) -> str | None:
-        """The row of the paper's table with the same regularizers; None when it has no such row, or other data."""
+    def table(self) -> tuple[str, str]:
+        """What all groups of a table have in common: the task and the data set."""
+        return self.config["task"], self.config["dataset"]["name"]
+
+    @property
+    def row_of_paper(self) -> str | None:
+        """The row of the paper's table with the same regularizers, whatever the data and the size of the model."""
         settings = self.config["settings"]
         if settings.get("rnn_type", "lstm") != "lstm":
             return None
         regularizers = {name: settings[name] for name in REGULARIZERS if settings.get(name) not in OFF}
-        for name, of_paper in PAPER.get(self.config["task"], {}).items():
-            if name in self.config["reference"] and regularizers == of_paper:
-                return name
-        return None
+        rows = PAPER.get(self.config["task"], {})
+        return next((name for name, of_paper in rows.items() if regularizers == of_paper), None)
+
+    @property
+    def place(self) -> int:
+        """The place of its row in the paper's table; the last one when it has none."""
+        rows = list(PAPER.get(self.config["task"], {}))
+        return rows.index(self.row_of_paper) if self.row_of_paper else len(rows)
+
+    @property
+    def paper(self) -> str | None:
+        """The row of the paper's table that the results can be compared with; None when it has no such row, or other
+        data."""
+        return self.row_of_paper if self.row_of_paper in self.config["reference"] else None
 
     def best_valid(self) -> list[Result]:
         """The validation result of each run in its best epoch; a run that goes on and has none is left out."""
@@ -93,7 +116,10 @@ class Group:
 
 
 def group_by_settings(runs: Iterable[Run]) -> list[Group]:
-    """Groups in the order of their first runs. A seed that comes again, as of a repeated run, is in another group."""
+    """Groups in the order of their first runs; those of one task and data set in the order of the paper's table.
+
+    A seed that comes again, as of a repeated run, is in another group.
+    """
     groups: dict[tuple[object, ...], list[Run]] = defaultdict(list)
     times: Counter[tuple[object, ...]] = Counter()
     for run in runs:
@@ -102,7 +128,9 @@ def group_by_settings(runs: Iterable[Run]) -> list[Group]:
         seed = config["settings"]["seed"]
         times[*settings, seed] += 1
         groups[*settings, times[*settings, seed]].append(run)
-    return [Group(sorted(group, key=lambda run: run["config"]["settings"]["seed"])) for group in groups.values()]
+    found = [Group(sorted(group, key=lambda run: run["config"]["settings"]["seed"])) for group in groups.values()]
+    tables = list(dict.fromkeys(group.table for group in found))
+    return sorted(found, key=lambda group: (tables.index(group.table), group.place))
 
 
 def paper_results(groups: Iterable[Group]) -> dict[str, dict[str, float]]:

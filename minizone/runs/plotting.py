@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import re
+import statistics
 import textwrap
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 
@@ -20,11 +21,23 @@ from matplotlib.ticker import MaxNLocator
 
 from minizone.errors import UserError
 from minizone.runs.files import Run, read_run, write_whole
-from minizone.runs.groups import Group, best_row, group_by_settings, mean_and_spread, paper_results
+from minizone.runs.groups import (
+    NOT_A_DIFFERENCE,
+    Group,
+    best_row,
+    group_by_settings,
+    mean_and_spread,
+    number,
+    paper_results,
+)
+
+Kind = Literal["curves", "zoom", "bars", "heat-map"]
+PaperResults = dict[str, dict[str, float]]  # as in `minizone.runs.experiment.Experiment.paper`
 
 FORMATS = (".png", ".pdf", ".svg")
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")  # Okabe and Ito, for the color-blind too
 STYLES = ("-", "-.", (0, (5, 1, 1, 1, 1, 1)))  # the second six lines, the third six lines
+UNREGULARIZED = "Unregularized LSTM"  # the row of the paper's tables
 LEAST_COST = 1e-8  # `plot_networks` draws smaller costs, which are rounding errors of float32, as this
 AUTHORS_LOG = Path(__file__).with_name("char_ptb_authors.csv")
 FIGURE_3_EPOCHS = 26  # of the paper's figure of char-ptb
@@ -33,11 +46,14 @@ FIGURE_3_EPOCHS = 26  # of the paper's figure of char-ptb
 # ---- learning curves
 
 
-def plot_runs(paths: list[Path], out: Path) -> None:
-    """Write the learning curves of runs of one task, see `draw_runs`. A run is a folder or a saved JSON file.
+def plot_runs(paths: list[Path], out: Path, kind: Kind = "curves", paper: PaperResults | None = None) -> None:
+    """Write a figure of runs of one task. A run is a folder or a saved JSON file.
 
-    Raises UserError when a path is no run or has no finished epoch, when the runs are of different tasks, and when
-    ``out`` cannot be written or does not end in .png, .pdf or .svg.
+    Kinds: the learning curves (`draw_runs`), the same with the end of the validation curves enlarged beside them, bars
+    (`draw_bars`, with the ``paper``'s results), a heat map (`plot_grid`).
+
+    Raises UserError when a path is no run or has no finished epoch, when the runs are of different tasks or cannot be
+    drawn in this way, and when ``out`` cannot be written or does not end in .png, .pdf or .svg.
     """
     runs = [read_run(path) for path in paths]
     for path, run in zip(paths, runs, strict=True):
@@ -46,23 +62,33 @@ def plot_runs(paths: list[Path], out: Path) -> None:
     tasks = sorted({run["config"]["task"] for run in runs})
     if len(tasks) > 1:
         raise UserError(f"these runs have no common axis: {', '.join(tasks)}")
-    _save(draw_runs(group_by_settings(runs)), out)
+    groups = group_by_settings(runs)
+    if kind == "heat-map":
+        plot_grid(groups, out)
+    elif kind == "bars":
+        _save(draw_bars(groups, paper or {}), out)
+    else:
+        _save(draw_runs(groups, zoom=kind == "zoom"), out)
 
 
-def draw_runs(groups: list[Group], width: float = 7) -> Figure:
+def draw_runs(groups: list[Group], width: float = 7, *, zoom: bool = False) -> Figure:
     """Learning curves of runs of one task: training thin, validation thick, the paper's results dashed.
 
     The curves of a group are means over its runs, and a band shows the standard deviation of the validation. Where runs
     have different lengths, the means are over those that are there. ``width`` is in inches; the legend below the axes
-    makes the figure higher.
+    makes the figure higher. With ``zoom`` the curves of the validation are beside it once more, enlarged.
     """
     config = groups[0].config
     datasets = sorted({group.config["dataset"]["name"] for group in groups})
     last_epoch = max(run["rows"][-1]["epoch"] for group in groups for run in group.runs)
-    figure, axes = plt.subplots(layout="constrained")
+    figure, panels = plt.subplots(1, 2 if zoom else 1, squeeze=False, layout="constrained")
+    axes = panels[0, 0]
     for k, group in enumerate(groups):
         name = group.name if len(datasets) == 1 else f"{group.name}, {group.config['dataset']['name']}"
-        _draw_group(axes, group, name, {"color": COLORS[k % len(COLORS)], "ls": STYLES[k // len(COLORS) % len(STYLES)]})
+        style = {"color": COLORS[k % len(COLORS)], "ls": STYLES[k // len(COLORS) % len(STYLES)]}
+        _draw_group(axes, group, name, style)
+        if zoom:
+            _draw_group(panels[0, 1], group, name, style, only_valid=True)
     if len(datasets) == 1 and paper_results(groups):
         _draw_paper(axes, groups)
         if datasets[0] == "PTB, authors' form":  # char-ptb, the whole text
@@ -70,11 +96,18 @@ def draw_runs(groups: list[Group], width: float = 7) -> Figure:
             label = f"the authors' published run, zoneout 0.5 and 0.05: best {valid.min():.3f}"
             axes.plot(epochs, valid, color="black", lw=1, label=label)
             last_epoch = max(last_epoch, FIGURE_3_EPOCHS)
-    axes.set(xlabel="epoch", ylabel=config["unit"], xlim=(0.5, last_epoch + 0.5))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.grid(alpha=0.3)
+    for panel in panels.flat:
+        panel.set(xlabel="epoch", xlim=(0.5, last_epoch + 0.5))
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        panel.grid(alpha=0.3)
+    axes.set_ylabel(config["unit"])
+    if zoom:
+        _enlarge(panels[0, 1], groups)
     title = f"{config['task']} on {datasets[0] if len(datasets) == 1 else 'several data sets'}"
-    axes.set_title(_wrapped(title, width), fontsize=10)
+    if zoom:
+        figure.suptitle(_wrapped(title, width), fontsize=10)
+    else:
+        axes.set_title(_wrapped(title, width), fontsize=10)
 
     handles, labels = axes.get_legend_handles_labels()
     labels = [_wrapped(label, width) for label in labels]
@@ -85,21 +118,30 @@ def draw_runs(groups: list[Group], width: float = 7) -> Figure:
         else:
             note += "; each seed has its own curves, because the task becomes harder"
     note = _wrapped(note, width)
-    style: dict[str, Any] = {"fontsize": 8, "title_fontsize": 8, "frameon": False}
-    figure.legend(handles, labels, title=note, loc="outside lower center", **style)
+    figure.legend(handles, labels, title=note, loc="outside lower center", fontsize=8, title_fontsize=8, frameon=False)
     lines = sum(text.count("\n") + 1 for text in (*labels, note))
-    figure.set_size_inches(width, 0.62 * width + 0.17 * lines)
+    figure.set_size_inches(width * (1.4 if zoom else 1), 0.62 * width + 0.17 * lines)
     return figure
 
 
-def _draw_group(axes: Axes, group: Group, name: str, style: dict[str, Any]) -> None:
+def _enlarge(axes: Axes, groups: list[Group]) -> None:
+    """Show the part around the best validation results, where the difference between the groups can be seen."""
+    best = [statistics.mean(value for value, _ in results) for results in (g.best_valid() for g in groups) if results]
+    if best and max(best) > min(best):
+        height = max(best) - min(best)
+        axes.set_ylim(min(best) - 0.2 * height, max(best) + 0.8 * height)
+    axes.set_title("validation, enlarged: higher values are cut off", fontsize=9)
+
+
+def _draw_group(axes: Axes, group: Group, name: str, style: dict[str, Any], *, only_valid: bool = False) -> None:
     """The curves of a group: means over its runs, or curves for each run."""
     for runs in [group.runs] if _is_averaged(group) else [[run] for run in group.runs]:
         epochs, train = _over_epochs(runs, f"train_{group.metric}")
         _, valid = _over_epochs(runs, f"valid_{group.metric}")
         mean = valid.mean(axis=0)
         marker = "o" if len(epochs) == 1 else None
-        axes.plot(epochs, train.mean(axis=0), **style, lw=0.9, alpha=0.6, marker=marker, ms=3)
+        if not only_valid:
+            axes.plot(epochs, train.mean(axis=0), **style, lw=0.9, alpha=0.6, marker=marker, ms=3)
         (line,) = axes.plot(epochs, mean, **style, lw=2, marker=marker)
         if len(runs) > 1:
             spread = valid.std(axis=0, ddof=1)  # masked where there is only one run
@@ -133,16 +175,78 @@ def _over_epochs(runs: list[Run], column: str) -> tuple[list[int], np.ma.MaskedA
 def _draw_paper(axes: Axes, groups: list[Group]) -> None:
     """The paper's validation results. Those with the regularizers of a group have its color."""
     colors = {group.paper: COLORS[k % len(COLORS)] for k, group in enumerate(groups)}
-    for k, (name, result) in enumerate(paper_results(groups).items()):
+    results = {name: result["valid"] for name, result in paper_results(groups).items() if "valid" in result}
+    for k, (name, valid) in enumerate(results.items()):
         dashes = (0, (6 - k, 1 + k))
-        label = f"paper, {name}: {result['valid']:g}"
-        axes.axhline(result["valid"], color=colors.get(name, "0.5"), ls=dashes, lw=1, label=label)
+        label = f"paper, {name}: {valid:g}"
+        axes.axhline(valid, color=colors.get(name, "0.5"), ls=dashes, lw=1, label=label)
 
 
 def _wrapped(text: str, width: float) -> str:
     """A text in lines that fit into ``width`` inches at 10 points. No part of it is read as a formula."""
     text = textwrap.fill(text, round(11 * width))
     return text.replace("$", r"\$")
+
+
+# ---- the best results
+
+
+def draw_bars(groups: list[Group], paper: PaperResults, width: float = 7) -> Figure:
+    """How much lower the results of each group are than those of the group without regularizers: validation and test.
+
+    Bars are means over the seeds, lines the standard deviation, dots the seeds. Diamonds are the differences in the
+    ``paper``'s table, with its data and its size of the model.
+    """
+    plain = next((group for group in groups if group.row_of_paper == UNREGULARIZED), None)
+    if plain is None:
+        raise UserError("bars are differences from a run without regularizers: there is none among these runs")
+    metric = plain.metric
+    figure, panels = plt.subplots(1, 2, figsize=(width, 1.4 + 0.4 * len(groups)), sharey=True, layout="constrained")
+    for axes, split in zip(panels, ("valid", "test"), strict=True):
+        base = statistics.mean(value for value, _ in _results(plain, split))
+        of_paper = {name: result[split] for name, result in paper.items() if split in result}
+        for y, group in enumerate(groups):
+            gains = [base - value for value, _ in _results(group, split)]
+            spread = statistics.stdev(gains) if len(gains) > 1 else None
+            axes.barh(y, statistics.mean(gains), xerr=spread, height=0.6, color=COLORS[y % len(COLORS)], alpha=0.6)
+            axes.plot(gains, [y] * len(gains), ".", color="black", ms=4)
+            if group.row_of_paper in of_paper and UNREGULARIZED in of_paper and group is not plain:
+                gain = of_paper[UNREGULARIZED] - of_paper[group.row_of_paper]
+                axes.plot(gain, y, "D", mfc="none", mec="black", ms=7)
+        axes.axvline(0, color="black", lw=0.8)
+        axes.set(title=f"{'validation' if split == 'valid' else 'test'}: {number(base, metric)} without regularizer")
+        axes.title.set_fontsize(9)
+        axes.grid(axis="x", alpha=0.3)
+    panels[0].set_yticks(range(len(groups)), [f"{group.name}, n = {len(group.runs)}" for group in groups])
+    panels[0].invert_yaxis()
+    note = f"{plain.config['unit']} below the run without regularizer; further right is better"
+    figure.supxlabel(note + "; diamonds: the paper, at its size" if paper else note, fontsize=9)
+    return figure
+
+
+def _results(group: Group, split: str) -> list[tuple[float, int | None]]:
+    return group.best_valid() if split == "valid" else group.test()
+
+
+def plot_grid(groups: list[Group], out: Path) -> None:
+    """Write a heat map of the best validation results of groups that differ in two settings.
+
+    Raises UserError when they differ in more, or fewer, and as `plot_runs`.
+    """
+    settings = [group.config["settings"] for group in groups]
+    names = [name for name in settings[0] if name not in NOT_A_DIFFERENCE]
+    names = [name for name in names if len({str(each.get(name)) for each in settings}) > 1]
+    if len(names) != 2:
+        raise UserError(
+            f"a heat map is of runs that differ in two settings, these differ in {', '.join(names) or 'none'}"
+        )
+    down, across = (sorted({each[name] for each in settings}) for name in names)
+    values = np.full((len(down), len(across)), np.nan)
+    for group, each in zip(groups, settings, strict=True):
+        results = [value for value, _ in group.best_valid()]
+        values[down.index(each[names[0]]), across.index(each[names[1]])] = statistics.mean(results)
+    named = [(name.replace("_", "-"), list(map(str, found))) for name, found in zip(names, (down, across), strict=True)]
+    plot_heat_map(values, named[0], named[1], groups[0].config["unit"], out)
 
 
 # ---- the figures of single tasks
@@ -202,9 +306,9 @@ def draw_gradients(found: dict[str, np.ndarray], what: str) -> Figure:
     epochs = found["norms"].shape[1] - 1
     panels = [(axes[0, 0], 0, 0, "c"), (axes[1, 0], epochs, 0, "c"), (axes[1, 1], epochs, 1, "h")]
     for axis, epoch, kind, state in panels:
-        for number, (method, norms) in enumerate(zip(found["methods"], found["norms"], strict=True)):
+        for k, (method, norms) in enumerate(zip(found["methods"], found["norms"], strict=True)):
             share = _positive(norms[epoch, kind] / norms[epoch, kind].sum())
-            axis.plot(np.arange(1, len(share) + 1), share, color=COLORS[number], lw=1.2, label=method)
+            axis.plot(np.arange(1, len(share) + 1), share, color=COLORS[k], lw=1.2, label=method)
         when = "before training" if epoch == 0 else f"after epoch {epoch}"
         axis.set_title(f"{found['kinds'][kind]}, {when}", fontsize=10)
         axis.set(yscale="log", xlabel="t", ylabel=rf"$|\partial L/\partial {state}_t|$ / sum over t")

@@ -132,7 +132,7 @@ def tables(runs: list[Run]) -> list[list[Group]]:
     """The groups of each table: those of one task and data set."""
     found: dict[tuple[str, str], list[Group]] = {}
     for group in group_by_settings(runs):
-        found.setdefault((group.config["task"], group.config["dataset"]["name"]), []).append(group)
+        found.setdefault(group.table, []).append(group)
     return list(found.values())
 
 
@@ -145,7 +145,7 @@ def table_rows(groups: list[Group]) -> list[dict[str, str]]:
     rows = [_row(group, paper) for group in groups]
     for name, result in paper.items():
         if name not in [group.paper for group in groups]:
-            of_paper = {f"{split}: paper": f"{result[split]:g}" for split in ("valid", "test")}
+            of_paper = {f"{split}: paper": f"{value:g}" for split, value in result.items()}
             rows.append({**dict.fromkeys(rows[0], ""), "run": f"paper: {name}", **of_paper})
     return rows
 
@@ -159,8 +159,8 @@ def _row(group: Group, paper: dict[str, dict[str, float]]) -> dict[str, str]:
             cells[split] = ours
             continue
         cells |= {f"{split}: paper": "", f"{split}: ours": ours, f"{split}: difference": ""}
-        if group.paper:
-            of_paper = paper[group.paper][split]
+        of_paper = paper[group.paper].get(split) if group.paper else None
+        if of_paper is not None:
             cells[f"{split}: paper"] = f"{of_paper:g}"
             mean = statistics.mean(value for value, _ in results)
             cells[f"{split}: difference"] = number(mean - of_paper, metric, "+")

@@ -225,8 +225,8 @@ def test_gradients_and_networks_have_their_own_figures(tmp_path):
     results = ROOT / "results"
     for name in ("one", "two"):
         make_run(tmp_path / "runs" / "gradients" / name, task="gradients", dataset="MNIST, a part", reference={})
-    shutil.copy(results / "gradients-quick" / "gradients.npz", tmp_path / "runs" / "gradients")
-    shutil.copytree(results / "semantic-quick", tmp_path / "runs" / "semantic")
+    shutil.copy(results / "quick" / "gradients" / "gradients.npz", tmp_path / "runs" / "gradients")
+    shutil.copytree(results / "quick" / "semantic", tmp_path / "runs" / "semantic")
     write_page(tmp_path / "runs", tmp_path / "page.html")
     assert sum(tag == "svg" for tag, _ in Page(tmp_path / "page.html").found) == 3
     content = (tmp_path / "page.html").read_text()
