@@ -9,10 +9,10 @@ from typing import Annotated
 import tyro
 
 from minizone.commands.flags import file_to_write, parse
-from minizone.commands.train import TASKS
+from minizone.commands.report import paper_of
 from minizone.errors import UserError
 from minizone.runs.files import read_run
-from minizone.runs.plotting import FORMATS, Kind, PaperResults, plot_runs
+from minizone.runs.plotting import FORMATS, Kind, plot_runs
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,10 @@ def main(arguments: list[str]) -> int:
     out = file_to_write(settings.out)
     if not out.suffix:
         out = out.with_name(f"{out.name}.png")
-    plot_runs(list(runs.values()), out, settings.kind, paper_of(next(iter(runs.values()))))
+    task = read_run(next(iter(runs.values())))["config"]["task"]
+    plot_runs(list(runs.values()), out, settings.kind, paper_of(task))
     print(out)
     return 0
-
-
-def paper_of(run: Path) -> PaperResults:
-    """The paper's results for the task of a run; none for a task of one's own."""
-    task = read_run(run)["config"]["task"]
-    return TASKS[task].paper if task in TASKS else {}
 
 
 def runs_of(path: Path) -> list[Path]:

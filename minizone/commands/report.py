@@ -10,8 +10,9 @@ import tyro
 
 from minizone.commands.flags import file_to_write, parse
 from minizone.commands.sample import Sample, text_of
+from minizone.commands.train import TASKS
 from minizone.errors import UserError
-from minizone.runs.report import report, save_runs, write_page
+from minizone.runs.report import find_runs, report, save_runs, write_page
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Report:
 
     runs_dir: tyro.conf.Positional[str] = "runs"
     """Folder to look for runs in: run folders, and JSON files that --save wrote."""
+    short: bool = False
+    """Print only the results, beside those of the paper: no times, seeds and commands."""
     html: str | None = None
     """Also write one page that needs no other file: the tables, the learning curves, and text where a run has any."""
     save: str | None = None
@@ -30,15 +33,22 @@ def main(arguments: list[str]) -> int:
     settings = parse(Report, arguments, "report")
     root = Path(settings.runs_dir)
     page = None if settings.html is None else file_to_write(settings.html)
-    tables = report(root, say=lambda remark: print(f"run.py: {remark}", file=sys.stderr))
+    tables = report(
+        root, lambda remark: print(f"run.py: {remark}", file=sys.stderr), paper_of if settings.short else None
+    )
     if settings.save:
         save_runs(root, Path(settings.save))
     if page:
-        write_page(root, page, sample)
+        write_page(find_runs(root), root.resolve().name, page, sample)
     print(tables, end="")
     if page:
         print(f"\n{page}")
     return 0
+
+
+def paper_of(task: str) -> dict[str, dict[str, float]]:
+    """The paper's results; none for a task of one's own."""
+    return TASKS[task].paper if task in TASKS else {}
 
 
 def sample(run: Path) -> str | None:

@@ -28,6 +28,7 @@ from minizone.runs.groups import (
 from minizone.runs.plotting import draw_gradients, draw_networks, draw_runs, to_svg
 
 Say = Callable[[str], None]
+PaperOf = Callable[[str], dict[str, dict[str, float]]]  # from a task to `minizone.runs.experiment.Experiment.paper`
 Sampler = Callable[[Path], str | None]  # from the folder of a run with weights to text that it draws, or to None
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -123,9 +124,15 @@ def _identity(config: dict[str, Any]) -> tuple[object, ...]:
 # ---- tables
 
 
-def report(root: Path, say: Say = nothing) -> str:
-    """The runs below a folder as Markdown tables, one for each task and data set; ``say`` as in `find_runs`."""
-    return "\n".join(_markdown(groups) for groups in tables(find_runs(root, say)))
+def report(root: Path, say: Say = nothing, short: PaperOf | None = None) -> str:
+    """The runs below a folder as Markdown tables, one for each task and data set; ``say`` as in `find_runs`.
+
+    With ``short`` the tables are those of `short_rows`, beside the paper's results.
+    """
+    found = tables(find_runs(root, say))
+    if short is None:
+        return "\n".join(_markdown(groups, table_rows(groups)) for groups in found)
+    return "\n".join(_markdown(groups, short_rows(groups, short(groups[0].config["task"]))) for groups in found)
 
 
 def tables(runs: list[Run]) -> list[list[Group]]:
@@ -164,11 +171,7 @@ def _row(group: Group, paper: dict[str, dict[str, float]]) -> dict[str, str]:
             cells[f"{split}: paper"] = f"{of_paper:g}"
             mean = statistics.mean(value for value, _ in results)
             cells[f"{split}: difference"] = number(mean - of_paper, metric, "+")
-    digits = [n for n in range(1, 10) if f"test_{metric}_{n}" in summaries[0]]
-    if digits:
-        errors = [[(summary[f"test_{metric}_{n}"], None) for summary in summaries] for n in digits]
-        column = f"test at {', '.join(map(str, digits))} digits"
-        cells[column] = ", ".join(mean_and_spread(of_n, metric) for of_n in errors)
+    cells |= _at_difficulties(group)
     seeds = zip(group.runs, group.best_valid(), strict=True)
     return {
         **cells,
@@ -183,14 +186,39 @@ def _row(group: Group, paper: dict[str, dict[str, float]]) -> dict[str, str]:
     }
 
 
-def _markdown(groups: list[Group]) -> str:
-    rows = table_rows(groups)
+def _at_difficulties(group: Group) -> dict[str, str]:
+    """The cell of a task that becomes harder: the test results at each difficulty."""
+    metric, summaries = group.metric, [run["summary"] for run in group.runs]
+    digits = [n for n in range(1, 10) if f"test_{metric}_{n}" in summaries[0]]
+    errors = [[(summary[f"test_{metric}_{n}"], None) for summary in summaries] for n in digits]
+    column = f"test at {', '.join(map(str, digits))} digits"
+    return {column: ", ".join(mean_and_spread(of_n, metric) for of_n in errors)} if digits else {}
+
+
+def short_rows(groups: list[Group], paper: dict[str, dict[str, float]]) -> list[dict[str, str]]:
+    """The results alone: a row for each group, with those of the same row of the paper, whatever the size of ours."""
+    rows = []
+    for group in groups:
+        cells = {"run": group.name}
+        for split, results in (("valid", group.best_valid()), ("test", group.test())):
+            if paper:
+                of_paper = paper.get(group.row_of_paper or "", {}).get(split)
+                cells[f"{split}: paper"] = "" if of_paper is None else f"{of_paper:g}"
+            cells[f"{split}: ours" if paper else split] = mean_and_spread(results, group.metric)
+        epochs = sorted({len(run["rows"]) for run in group.runs})
+        best = ", ".join(str(run["summary"]["best_epoch"]) for run in group.runs)
+        cells |= {**_at_difficulties(group), "seeds": str(len(group.runs))}
+        rows.append({**cells, "best epoch": f"{best} of {' or '.join(map(str, epochs))}"})
+    return rows
+
+
+def _markdown(groups: list[Group], rows: list[dict[str, str]]) -> str:
     lines = [f"**{groups[0].config['task']}** on {groups[0].config['dataset']['name']}, {groups[0].metric}\n"]
     lines += [_line(rows[0]), "|---" * len(rows[0]) + "|"]
     for row in rows:
-        if row["command"]:
+        if row.get("command"):
             row["command"] = f"`{row['command']}`"
-        else:
+        elif "command" in row:
             row["run"] = f"*{row['run']}*"
         lines.append(_line(row.values()))
     return "\n".join(lines) + "\n"
@@ -204,16 +232,14 @@ def _line(cells: Iterable[str]) -> str:
 # ---- the page
 
 
-def write_page(root: Path, out: Path, sample: Sampler | None = None) -> None:
-    """Write the runs below a folder as one HTML page without scripts, which needs no other file and no network.
+def write_page(runs: list[Run], name: str, out: Path, sample: Sampler | None = None) -> None:
+    """Write runs (see `find_runs`) as one HTML page without scripts, which needs no other file and no network.
 
     ``sample`` draws a text from the first run of a row that has weights.
     """
-    sections = [_section(groups, f"s{k}", sample) for k, groups in enumerate(tables(find_runs(root)), start=1)]
+    sections = [_section(groups, f"s{k}", sample) for k, groups in enumerate(tables(runs), start=1)]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        name=root.resolve().name, sections=sections
-    )
+    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(name=name, sections=sections)
     with suppress(FileExistsError):  # a file in the place of a folder: `write_whole` says so
         out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, page.encode())

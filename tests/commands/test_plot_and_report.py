@@ -43,6 +43,22 @@ def test_the_ending_of_a_figure_is_its_format_and_without_one_it_is_png(name, wr
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / written]
 
 
+@pytest.mark.parametrize(
+    ("kind", "sentence"), [("bars", "there is none among these runs"), ("heat-map", "these differ in z_prob_cells")]
+)
+def test_a_kind_of_figure_that_does_not_fit_the_runs_is_one_sentence(kind, sentence, program, runs, tmp_path, capsys):
+    given = [str(runs / "a"), str(runs / "b")]
+    assert sentence in refused_here(capsys, "plot", *given, "--kind", kind, "--out", tmp_path / "c.png")
+    assert not (tmp_path / "c.png").exists()
+    assert program.main(["plot", *given, "--kind", "zoom", "--out", str(tmp_path / "c.png")]) == 0
+
+
+def test_a_short_report_leaves_out_the_commands(program, runs, capsys):
+    assert program.main(["report", str(runs), "--short"]) == 0
+    printed = capsys.readouterr().out
+    assert "best epoch" in printed and "python run.py" not in printed and "minutes" not in printed
+
+
 def test_plot_takes_the_runs_below_a_folder_and_each_run_once(program, runs, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(runs)
     for k, given in enumerate((["a", "b"], ["."], ["a", "b", "./a", str(runs / "b")])):

@@ -11,7 +11,7 @@ import pytest
 from minizone import UserError
 from minizone.runs.files import read_rows, read_run, write_rows
 from minizone.runs.groups import group_by_settings
-from minizone.runs.plotting import COLORS, draw_runs, plot_runs, to_svg
+from minizone.runs.plotting import COLORS, draw_bars, draw_runs, plot_runs, to_svg
 from tests.helpers.runs import make_run
 
 
@@ -125,6 +125,61 @@ def test_long_names_are_wrapped_and_no_name_is_a_formula_or_hidden(axes, tmp_pat
         assert box.x0 >= 0 and box.x1 <= width, text.get_text()
     assert r"\$x_\$" in drawn.title.get_text() and r"_\$x_\$" in next(iter(legend(drawn)))
     assert len(legend(drawn)) == 2  # the run and the paper
+
+
+def test_zoom_shows_the_differences_of_the_best_results(tmp_path):
+    runs = [make_run(tmp_path / "one", valid=(5.0, 2.0)), make_run(tmp_path / "two", z=0.5, valid=(4.0, 1.5))]
+    figure = draw_runs(group_by_settings(map(read_run, runs)), zoom=True)
+    whole, enlarged = figure.axes
+    np.testing.assert_allclose(enlarged.get_ylim(), (1.4, 2.4))
+    assert whole.get_ylim()[1] > 5 and "cut off" in enlarged.get_title()
+    validation = [list(line.get_ydata()) for line in enlarged.lines if len(line.get_ydata()) == 2]
+    assert validation == [[5.0, 2.0], [4.0, 1.5]]  # and no training
+    plt.close(figure)
+
+
+PAPER = {"Unregularized LSTM": {"valid": 1.5, "test": 1.4}, "Zoneout": {"valid": 1.25, "test": 1.2}}
+
+
+def test_bars_are_differences_from_the_runs_without_regularizer(tmp_path):
+    runs = [
+        make_run(tmp_path / "zoneout-seed1", 1, z=0.5, valid=(1.0,)),
+        make_run(tmp_path / "zoneout-seed2", 2, z=0.5, valid=(2.0,)),
+        make_run(tmp_path / "plain", valid=(3.5,)),
+    ]
+    figure = draw_bars(group_by_settings(map(read_run, runs)), PAPER)
+    valid, test = figure.axes
+    assert [label.get_text() for label in valid.get_yticklabels()] == ["plain, n = 1", "zoneout, n = 2"]
+    for axes, base, gain in ((valid, "3.500", 0.25), (test, "3.250", 0.2)):
+        assert [bar.get_width() for bar in axes.patches] == [0.0, 2.0]
+        assert base in axes.get_title()
+        (diamond,) = [line for line in axes.lines if line.get_marker() == "D"]
+        np.testing.assert_allclose(diamond.get_xdata(), [gain])
+        dots = [list(line.get_xdata()) for line in axes.lines if line.get_marker() == "."]
+        assert dots == [[0.0], [2.5, 1.5]]
+    plt.close(figure)
+
+
+def test_bars_need_a_run_without_regularizer(tmp_path):
+    with pytest.raises(UserError, match="there is none among these runs"):
+        plot_runs([make_run(tmp_path / "a", z=0.5)], tmp_path / "bars.png", "bars")
+
+
+def test_a_heat_map_has_a_cell_for_each_pair_of_values(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("minizone.runs.plotting.plot_heat_map", lambda *arguments: drawn.append(arguments))
+    runs = [make_run(tmp_path / f"{z}", z=z, valid=(2.0 - z,)) for z in (0.5, 0.0)]
+    plot_runs(runs, tmp_path / "map.png", "heat-map")
+    ((values, down, across, unit, out),) = drawn
+    np.testing.assert_array_equal(values, [[2.0, np.nan], [np.nan, 1.5]])
+    assert down == ("z-prob-cells", ["0.0", "0.5"]) and across == ("z-prob-states", ["0.0", "0.05"])
+    assert (unit, out) == ("bits per character", tmp_path / "map.png")
+
+
+def test_a_heat_map_of_runs_that_differ_otherwise_is_refused(tmp_path):
+    with pytest.raises(UserError, match="differ in two settings, these differ in none"):
+        plot_runs([make_run(tmp_path / "a")], tmp_path / "map.png", "heat-map")
+    assert not (tmp_path / "map.png").exists()
 
 
 def test_a_saved_run_and_every_format_can_be_drawn(tmp_path):
