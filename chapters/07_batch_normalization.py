@@ -324,6 +324,6 @@ if __name__ == "__main__":
 #
 # 1. Take a minibatch of two and $\epsilon = 0$. What is $\hat s$, whatever s is? What must `normalize_back` give?
 # 2. Leave out the path through the mean. Which checks fail, and what does a row of the gradient sum to?
-# 3. Train with `statistics_batches=1`, which estimates the statistics from one minibatch of 50 images. What does it do to
-#    the validation error? And how far behind would moving averages be: leave the call of `reestimate` in
+# 3. Train with `statistics_batches=1`, which estimates the statistics from one minibatch of 50 images. What does it do
+#    to the validation error? And how far behind would moving averages be: leave the call of `reestimate` in
 #    `PMNIST.validate` out, and train for 1 epoch, and for 20.

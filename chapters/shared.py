@@ -18,8 +18,10 @@ import matplotlib
 import tyro
 
 from minizone import UserError
+from minizone.commands.report import paper_of
 from minizone.runs.experiment import Experiment
 from minizone.runs.files import read_rows
+from minizone.runs.report import report
 from minizone.runs.training import Interrupted, fit
 
 IN_NOTEBOOK = "ipykernel" in sys.modules
@@ -102,6 +104,11 @@ class Learned:
     def curve(self, column: str) -> list[float]:
         """One number for each epoch, such as ``curve("valid_bpc")``."""
         return [row[column] for row in self.rows]
+
+
+def print_results(folder: str) -> None:
+    """Print the table of the large runs whose logs are in ``results/FOLDER``, beside the paper's results."""
+    print(report(HERE.parent / "results" / folder, short=paper_of), end="")
 
 
 def quiet(*words: object) -> None:
