@@ -11,7 +11,6 @@ import math
 import os
 import re
 import shutil
-import statistics
 import sys
 import time
 import uuid
@@ -23,14 +22,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import numpy as np
 import tyro
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from minizone.backend import cores
 from minizone.commands.flags import parse
-from minizone.commands.grid import Grid, GridRun, read_grid, short
+from minizone.commands.grid import Grid, GridRun, read_grid
 from minizone.commands.train import TASKS, is_started, settings_of_run, train
 from minizone.errors import UserError
 from minizone.experiments.gradients import METHODS
@@ -38,7 +36,8 @@ from minizone.optim import make
 from minizone.runs import files
 from minizone.runs import folder as run_folder
 from minizone.runs.experiment import Experiment
-from minizone.runs.plotting import plot_heat_map, plot_runs
+from minizone.runs.groups import group_by_settings
+from minizone.runs.plotting import plot_grid, plot_runs
 from minizone.runs.report import report
 from minizone.runs.settings import RunSettings, require
 from minizone.runs.training import Interrupted, Stop, stop_signals
@@ -409,7 +408,8 @@ def print_results(grid: Grid, out: Path) -> None:
         ended = [run for run in grid.runs if (run.folder / "summary.json").exists()]
         shown = [run for run in ended if length(settings_of_run(run.folder)[1]) == length(run.settings)]
         if shown:
-            draw_heat_map(grid, shown, out / "heat-map.png")
+            groups = group_by_settings([files.read_run(run.folder) for run in shown])
+            plot_grid(groups, out / "heat-map.png", [name.replace("-", "_") for name in grid.lists])
             print(out / "heat-map.png")
         for run in ended:
             if run not in shown:
@@ -419,19 +419,3 @@ def print_results(grid: Grid, out: Path) -> None:
 def length(settings: RunSettings) -> tuple[int, int]:
     """The settings that `run.py resume` can change and that change the results."""
     return settings.epochs, settings.patience
-
-
-def draw_heat_map(grid: Grid, runs: list[GridRun], path: Path) -> None:
-    """The best validation result of runs for each pair of values, the mean over the seeds."""
-    experiment = TASKS[grid.runs[0].task]
-    (down, rows), (across, columns) = grid.lists.items()
-    values = np.full((len(rows), len(columns)), np.nan)
-    for i, j in np.ndindex(values.shape):
-        results = [
-            files.read_json(run.folder / "summary.json")[f"best_valid_{experiment.metric}"]
-            for run in runs
-            if (run.flags[down], run.flags[across]) == (rows[i], columns[j])
-        ]
-        if results:
-            values[i, j] = statistics.mean(results)
-    plot_heat_map(values, (down, list(map(short, rows))), (across, list(map(short, columns))), experiment.unit, path)

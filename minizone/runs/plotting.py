@@ -228,25 +228,33 @@ def _results(group: Group, split: str) -> list[tuple[float, int | None]]:
     return group.best_valid() if split == "valid" else group.test()
 
 
-def plot_grid(groups: list[Group], out: Path) -> None:
-    """Write a heat map of the best validation results of groups that differ in two settings.
+def plot_grid(groups: list[Group], out: Path, names: list[str] | None = None) -> None:
+    """Write a heat map of the best validation results over two settings: their means over the seeds.
 
-    Raises UserError when they differ in more, or fewer, and as `plot_runs`.
+    ``names``: the settings, down and across; by default those in which the groups differ. Raises UserError when these
+    are not two, and as `plot_runs`.
     """
     settings = [group.config["settings"] for group in groups]
-    names = [name for name in settings[0] if name not in NOT_A_DIFFERENCE]
-    names = [name for name in names if len({str(each.get(name)) for each in settings}) > 1]
+    if names is None:
+        names = [name for name in settings[0] if name not in NOT_A_DIFFERENCE]
+        names = [name for name in names if len({str(each.get(name)) for each in settings}) > 1]
     if len(names) != 2:
         raise UserError(
             f"a heat map is of runs that differ in two settings, these differ in {', '.join(names) or 'none'}"
         )
-    down, across = (sorted({each[name] for each in settings}) for name in names)
+    down, across = (_axis([each[name] for each in settings]) for name in names)
     values = np.full((len(down), len(across)), np.nan)
     for group, each in zip(groups, settings, strict=True):
-        results = [value for value, _ in group.best_valid()]
-        values[down.index(each[names[0]]), across.index(each[names[1]])] = statistics.mean(results)
-    named = [(name.replace("_", "-"), list(map(str, found))) for name, found in zip(names, (down, across), strict=True)]
-    plot_heat_map(values, named[0], named[1], groups[0].config["unit"], out)
+        cell = down.index(str(each[names[0]])), across.index(str(each[names[1]]))
+        values[cell] = statistics.mean(value for value, _ in group.best_valid())
+    flags = [name.replace("_", "-") for name in names]
+    plot_heat_map(values, (flags[0], down), (flags[1], across), groups[0].config["unit"], out)
+
+
+def _axis(values: list[Any]) -> list[str]:
+    """The different values of a setting as labels; numbers in their order, other values in that of the alphabet."""
+    numbers = all(isinstance(value, int | float) for value in values)
+    return list(dict.fromkeys(str(value) for value in sorted(values, key=None if numbers else str)))
 
 
 # ---- the figures of single tasks

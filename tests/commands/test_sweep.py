@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minizone.commands import sweep
 from minizone.commands.grid import read_grid
 from minizone.commands.sweep import is_finished
+from minizone.runs import plotting
 from minizone.runs.files import read_rows
 from tests.helpers.commands import ROOT, command, refused, refused_here
 from tests.helpers.runs import same_run
@@ -83,7 +83,7 @@ def test_a_grid_of_two_lists_ends_with_tables_curves_and_a_heat_map_and_is_not_t
     longer = out / "z-prob-cells0-z-prob-states0.05-seed1"
     assert program.main(["resume", str(longer), "--epochs", "2"]) == 0
     shown = []
-    monkeypatch.setattr(sweep, "plot_heat_map", lambda values, *_: shown.append(np.isnan(values).tolist()))
+    monkeypatch.setattr(plotting, "plot_heat_map", lambda values, *_: shown.append(np.isnan(values).tolist()))
     assert program.main(["sweep", str(grid), "--out", str(out)]) == 0
     assert shown == [[[False, True], [False, False]]]
     assert f"the heat map leaves out {longer}, whose epochs or patience" in capsys.readouterr().out
