@@ -263,8 +263,8 @@ CLAIMS = [
         "A mask for each unit does better than stochastic depth, and than one mask for cells and hidden states",
         [
             Less(GRID.format("0.05", "0.05"), f"{TABLE_1}/stochastic-depth"),
-            Less(GRID.format("0.05", "0.05"), "shared-mask/0.05"),
-            Less(GRID.format("0.5", "0.5"), "shared-mask/0.5"),
+            Less(GRID.format("0.05", "0.05"), "shared-mask/shared-0.05"),
+            Less(GRID.format("0.5", "0.5"), "shared-mask/shared-0.5"),
         ],
     ),
     Claim(

@@ -29,6 +29,7 @@ import tables
 
 from minizone.commands import plot
 from minizone.commands.report import paper_of
+from minizone.runs.files import Run
 from minizone.runs.plotting import plot_gradients, plot_networks
 from minizone.runs.report import find_runs, report, write_page
 
@@ -139,10 +140,14 @@ def filled(page: str) -> str:
 
 
 def write_results_page() -> None:
-    """Write the page with the runs of results/README.md, in its order."""
-    folders = [Path(m[3].split()[0]) for m in TABLE.finditer(read("results/README.md")) if m[2] == "run.py report"]
-    runs = [run for folder in folders if any(folder.glob("*.json")) for run in find_runs(folder)]
-    write_page(runs, "results", ROOT / PAGE)
+    """Write the page with the runs of results/README.md, under its headings."""
+    parts: dict[str, list[Run]] = {}
+    for section in read("results/README.md").split("\n## ")[1:]:
+        for match in TABLE.finditer(section):
+            folder = Path(match[3].split()[0])
+            if any(folder.glob("*.json")):
+                parts.setdefault(section.split("\n")[0], []).extend(find_runs(folder))
+    write_page(parts, "results", ROOT / PAGE)
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
     if settings.save:
         save_runs(root, Path(settings.save))
     if page:
-        write_page(find_runs(root), root.resolve().name, page, sample)
+        write_page({"": find_runs(root)}, root.resolve().name, page, sample)
     print(tables, end="")
     if page:
         print(f"\n{page}")

@@ -232,12 +232,13 @@ def _line(cells: Iterable[str]) -> str:
 # ---- the page
 
 
-def write_page(runs: list[Run], name: str, out: Path, sample: Sampler | None = None) -> None:
+def write_page(parts: dict[str, list[Run]], name: str, out: Path, sample: Sampler | None = None) -> None:
     """Write runs (see `find_runs`) as one HTML page without scripts, which needs no other file and no network.
 
-    ``sample`` draws a text from the first run of a row that has weights.
+    ``parts``: titles, "" for none, and their runs. ``sample`` draws a text from the first run of a row that has weights.
     """
-    sections = [_section(groups, f"s{k}", sample) for k, groups in enumerate(tables(runs), start=1)]
+    found = [(title, groups) for title, runs in parts.items() for groups in tables(runs)]
+    sections = [_section(groups, title, f"s{k}", sample) for k, (title, groups) in enumerate(found, start=1)]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(name=name, sections=sections)
     with suppress(FileExistsError):  # a file in the place of a folder: `write_whole` says so
@@ -245,12 +246,14 @@ def write_page(runs: list[Run], name: str, out: Path, sample: Sampler | None = N
     write_whole(out, page.encode())
 
 
-def _section(groups: list[Group], name: str, sample: Sampler | None) -> dict[str, Any]:
+def _section(groups: list[Group], title: str, name: str, sample: Sampler | None) -> dict[str, Any]:
     """What the template shows of a task and data set."""
     config = groups[0].config
     rows = table_rows(groups)
+    subject = f"{config['task']} on {config['dataset']['name']}"
     return {
         "id": name,
+        "title": f"{title}: {subject}" if title else subject,
         "task": config["task"],
         "dataset": config["dataset"]["name"],
         "unit": config["unit"],

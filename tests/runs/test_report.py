@@ -193,7 +193,7 @@ def test_short_tables_have_the_results_beside_the_papers_whatever_the_size(tmp_p
 
 
 def test_a_page_needs_no_other_file_and_escapes_what_users_can_name(runs, tmp_path):
-    write_page(find_runs(runs), runs.name, tmp_path / "new" / "a page.html")
+    write_page({"": find_runs(runs)}, runs.name, tmp_path / "new" / "a page.html")
     page = Page(tmp_path / "new" / "a page.html")
     tags = {tag for tag, _ in page.found}
     assert not tags & {"script", "i", "iframe", "img", "object"} and "svg" in tags
@@ -205,7 +205,7 @@ def test_a_page_needs_no_other_file_and_escapes_what_users_can_name(runs, tmp_pa
 
 
 def test_a_page_has_the_cells_of_the_tables_the_settings_and_a_figure_for_each(runs, tmp_path):
-    write_page(find_runs(runs), runs.name, tmp_path / "page.html")
+    write_page({"": find_runs(runs)}, runs.name, tmp_path / "page.html")
     page = Page(tmp_path / "page.html")
     for line in report(runs).splitlines():
         if line.startswith("| ") and not line.startswith("| run"):
@@ -216,7 +216,7 @@ def test_a_page_has_the_cells_of_the_tables_the_settings_and_a_figure_for_each(r
 
 
 def test_a_stand_in_is_marked_and_says_that_nothing_can_be_compared(runs, tmp_path):
-    write_page(find_runs(runs), runs.name, tmp_path / "page.html")
+    write_page({"": find_runs(runs)}, runs.name, tmp_path / "page.html")
     page = Page(tmp_path / "page.html")
     assert [a.get("class") for tag, a in page.found if tag == "section"] == [None, "stand-in", None]
     assert page.text.count("A stand-in, not Penn Treebank: no result here can be compared with the paper.") == 1
@@ -230,7 +230,7 @@ def test_text_is_drawn_from_a_run_with_weights_and_escaped(runs, tmp_path):
         asked.append(folder.name)
         return "a <b>bold</b> text"
 
-    write_page(find_runs(runs), runs.name, tmp_path / "page.html", sample)
+    write_page({"": find_runs(runs)}, runs.name, tmp_path / "page.html", sample)
     page = Page(tmp_path / "page.html")
     assert asked == ["lstm-seed2"]
     assert "Text drawn from lstm:" in page.text and "a <b>bold</b> text" in page.text
@@ -242,7 +242,7 @@ def test_gradients_and_networks_have_their_own_figures(tmp_path):
         make_run(tmp_path / "runs" / "gradients" / name, task="gradients", dataset="MNIST, a part", reference={})
     shutil.copy(results / "quick" / "gradients" / "gradients.npz", tmp_path / "runs" / "gradients")
     shutil.copytree(results / "quick" / "semantic", tmp_path / "runs" / "semantic")
-    write_page(find_runs(tmp_path / "runs"), "runs", tmp_path / "page.html")
+    write_page({"": find_runs(tmp_path / "runs")}, "runs", tmp_path / "page.html")
     assert sum(tag == "svg" for tag, _ in Page(tmp_path / "page.html").found) == 3
     content = (tmp_path / "page.html").read_text()
     assert "gradients over time steps" in content and "always answer 0" in content
@@ -253,7 +253,7 @@ def test_gradients_and_networks_have_their_own_figures(tmp_path):
 def test_a_browser_shows_the_page_without_errors_and_nothing_is_wider_than_a_phone(runs, tmp_path):
     shutil.copytree(ROOT / "results", runs / "results")
     make_run(runs / ("long" * 50), dataset="a_long_name" * 30, reference={})
-    write_page(find_runs(runs), runs.name, tmp_path / "page.html")
+    write_page({"": find_runs(runs)}, runs.name, tmp_path / "page.html")
     frame = "<iframe src='page.html' style='width:390px;height:844px;border:0' onload='document.title=`width ${%s}`'>"
     (tmp_path / "phone.html").write_text(frame % "this.contentDocument.documentElement.scrollWidth")
     words = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--enable-logging=stderr"]
