@@ -235,7 +235,8 @@ def _line(cells: Iterable[str]) -> str:
 def write_page(parts: dict[str, list[Run]], name: str, out: Path, sample: Sampler | None = None) -> None:
     """Write runs (see `find_runs`) as one HTML page without scripts, which needs no other file and no network.
 
-    ``parts``: titles, "" for none, and their runs. ``sample`` draws a text from the first run of a row that has weights.
+    ``parts``: titles, "" for none, and their runs. ``sample`` draws a text from the first run of a row that has
+    weights.
     """
     found = [(title, groups) for title, runs in parts.items() for groups in tables(runs)]
     sections = [_section(groups, title, f"s{k}", sample) for k, (title, groups) in enumerate(found, start=1)]
