@@ -3,6 +3,8 @@
 python chapters/all.py                              run them with preset quick
 python chapters/all.py --preset small --json FILE   also write the seconds to a file
 python chapters/all.py --table FILE                 run nothing, print the table of chapters/README.md
+python chapters/all.py --pages                      run them as notebooks, and write chapters/pages/
+python chapters/all.py --html                       write chapters/html/ from the pages
 """
 
 from __future__ import annotations
@@ -36,6 +38,12 @@ class Settings:
     """Write the seconds of each chapter to this file."""
     table: str | None = None
     """Run nothing, and print the table of the chapters with the seconds of this file."""
+    pages: bool = False
+    """Run them with preset quick as notebooks, and write their pages to chapters/pages/."""
+    only: tuple[int, ...] = ()
+    """The numbers of the chapters to run; by default all."""
+    html: bool = False
+    """Run nothing, and write the pages as HTML to chapters/html/."""
 
 
 def opening(chapter: Path) -> tuple[str, str, str]:
@@ -71,10 +79,19 @@ def main() -> None:
     if settings.table:
         print(table(json.loads(Path(settings.table).read_text())), end="")
         return
+    chapters = [chapter for chapter in CHAPTERS if not settings.only or int(chapter.name[:2]) in settings.only]
+    if settings.pages or settings.html:
+        import book  # needs requirements-dev.txt
+
+        if settings.pages:
+            book.write_pages(CHAPTERS, chapters)
+        if settings.html:
+            book.write_html(CHAPTERS)
+        return
     seconds: dict[str, float] = {}
     found = {"device": Device(settings.device).description, "preset": settings.preset, "seconds": seconds}
     flags = ["--preset", settings.preset, "--device", settings.device]
-    for chapter in CHAPTERS:
+    for chapter in chapters:
         print(f"==== {chapter.name}", flush=True)
         start = time.perf_counter()
         subprocess.run([sys.executable, str(chapter), *flags], check=True)
@@ -82,7 +99,7 @@ def main() -> None:
         print(f"==== {seconds[chapter.stem]} seconds\n", flush=True)
         if settings.json:
             write_json(Path(settings.json), found)
-    print(f"{len(CHAPTERS)} chapters, {sum(seconds.values()):.0f} seconds")
+    print(f"{len(chapters)} chapters, {sum(seconds.values()):.0f} seconds")
 
 
 if __name__ == "__main__":
