@@ -1,10 +1,10 @@
 """The tables of README.md and benchmarks/README.md, from the files that the benchmarks wrote.
 
-    python benchmarks/tables.py                                       write all of them anew
-    python benchmarks/tables.py layers FILE [FILE ...]                print one: layers, updates or tricks
+    python benchmarks/tables.py layers FILE [FILE ...]                layers, updates, tricks or paper
     python benchmarks/tables.py layers results/cpu/lstm.json results/cpu/lstm-intel.json
 
-Several files are of several machines, which stand side by side; the rows are those of the first file.
+Several files are of several machines, side by side; the rows are those of the first file. "paper" is a short table of
+the LSTMs of the paper. `python results/make.py` puts all tables into their pages.
 """
 
 from __future__ import annotations
@@ -15,9 +15,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "benchmarks/README.md")
-MARKED = re.compile(r"(<!-- table: python benchmarks/tables\.py (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 OLD_NAMES = ("torch", "torch loop, where", "torch loop, lerp", "LSTMCell, where", "LSTMCell, lerp")
 PEERS = {  # column: the candidates of that kind, of which the fastest counts
     "no graphs": ("minizone, no graphs",),
@@ -29,6 +26,12 @@ PEERS = {  # column: the candidates of that kind, of which the fastest counts
     "floor": ("floor",),
     "our lstm": ("minizone lstm",),
 }
+LSTMS_OF_THE_PAPER = {  # by their rows
+    "lstm 100x32x50x1000": "char-PTB, 1,000 units",
+    "lstm 784x100x1x100": "permuted MNIST, 100 units",
+    "lstm 35x20x1500x1500": "word-PTB, 1,500 units",
+}
+IN_SHORT = ("torch loop", "jax scan")  # columns of the short table
 Numbers = dict[str, Any]  # of a candidate
 Column = list[str]  # the heading, then a cell for each row
 
@@ -43,11 +46,12 @@ def main(kind: str, *paths: str) -> str:
 
 def times(kind: str, files: list[dict[str, Any]]) -> list[Column]:
     """Of layers or updates: minizone's time, how many times as fast as the others it is, and the peaks of memory."""
-    key = "cell" if kind == "layers" else "task"
+    key = "task" if kind == "updates" else "cell"
     results = [[row for row in each["results"] if key in row] for each in files]
-    names = [row_name(row) for row in results[0]]
+    names = [row_name(row) for row in results[0] if kind != "paper" or row_name(row) in LSTMS_OF_THE_PAPER]
     by_name = [{row_name(row): row["candidates"] for row in rows} for rows in results]
-    columns = [[key if kind == "updates" else "cell, T x B x D x H", *names]]
+    heading = {"updates": "task", "layers": "cell, T x B x D x H", "paper": "one sequence, forward and backward"}[kind]
+    columns = [[heading, *(LSTMS_OF_THE_PAPER[name] if kind == "paper" else name for name in names)]]
     machines = [short_name(each["machine"]) for each in files]
 
     def add(heading: str, cell: Any) -> None:
@@ -56,8 +60,9 @@ def times(kind: str, files: list[dict[str, Any]]) -> list[Column]:
             columns.append([title, *(cell(rows.get(name, {})) for name in names)])
 
     add("minizone", milliseconds)
-    for heading, kinds in PEERS.items():
-        add(heading, lambda row, kinds=kinds: ratio(row, kinds))
+    for peer, kinds in PEERS.items():
+        if kind != "paper" or peer in IN_SHORT:
+            add(peer, lambda row, kinds=kinds: ratio(row, kinds))
     if kind == "updates":
         add("peak memory", lambda row: megabytes(row, ("minizone",)))
         add("of torch", lambda row: megabytes(row, PEERS["torch loop"]))
@@ -120,22 +125,5 @@ def markdown(columns: list[Column]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def write_pages() -> None:
-    """Replace the tables between their marks."""
-    for page in PAGES:
-        path = ROOT / page
-        text = path.read_text(encoding="utf-8")
-        path.write_text(MARKED.sub(lambda m: f"{m[1]}\n{main(*arguments(m[2]))}\n{m[3]}", text), encoding="utf-8")
-
-
-def arguments(text: str) -> list[str]:
-    """The kind, and the files, which are named from the root of the repository."""
-    kind, *paths = text.split()
-    return [kind, *(str(ROOT / path) for path in paths)]
-
-
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        print(main(*sys.argv[1:]), end="")
-    else:
-        write_pages()
+    print(main(*sys.argv[1:]), end="")

@@ -6,7 +6,7 @@ One step, for each parameter p with the gradient g and its own arrays of moving 
     p = p - step
 
 Either the gradient or the step is clipped: shortened to a largest L2 norm over all parameters together. Which of the
-two matters. The authors clip the step of Adam, and the gradient with the other optimizers (PAPER.md B.7).
+two matters. The authors clip the step of Adam, and the gradient with the other optimizers (docs/original-code.md).
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from minizone.runs.files import Run
 from minizone.runs.plotting import plot_gradients, plot_networks
 from minizone.runs.report import find_runs, report, write_page
 
-PAGES = ("README.md", "results/README.md", "benchmarks/README.md")
+PAGES = ("README.md", "results/README.md", "benchmarks/README.md", "docs/conformance.md")
 TABLE = re.compile(r"(<!-- table: python (\S+(?: report)?)(?: (.+?))? -->\n)(?:.|\n)*?(<!-- end -->)")
 FIGURE = re.compile(r"(<!-- figure: (.+?): (plot|gradients|semantic) (.+?) --out (\S+) -->\n)(?:.|\n)*?(<!-- end -->)")
 PAGE = "results/page.html"

@@ -107,7 +107,7 @@ def by_hand(
     beta2: float = 0.999,
     epsilon: float = 1e-8,
 ) -> tuple[list[np.ndarray], list[bool]]:
-    """PAPER.md B.7, written out. Returns the parameters, and which updates were clipped."""
+    """The rule of docs/original-code.md, written out. Returns the parameters, and which updates were clipped."""
     theta, clipped = start, []
     a, b = ([np.zeros(p.shape) for p in start] for _ in range(2))  # what is carried from update to update
     clip_what = clip_what or ("step" if kind is Adam else "gradient")

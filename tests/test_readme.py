@@ -9,14 +9,16 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_example_prints_what_the_readme_says():
-    code, printed = re.search(r"```python\n(.*?)```\n\nprints\n\n```\n(.*?)```", README, re.DOTALL).groups()
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        exec(compile(code, "README.md", "exec"), {})
-    assert said.getvalue() == printed
+def test_the_examples_print_what_the_readme_says():
+    examples = re.findall(r"```python\n(.*?)```\n\nprints\n\n```\n(.*?)```", README, re.DOTALL)
+    assert len(examples) == README.count("```python") == 2
+    for code, printed in examples:
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            exec(compile(code, "README.md", "exec"), {})
+        assert said.getvalue() == printed
 
 
 def test_every_file_that_the_readme_names_exists():
-    for name in re.findall(r"`(minizone/[\w/]+(?:\.py|/))`", README) + re.findall(r"\]\(([\w./-]+\.png)\)", README):
+    for name in re.findall(r"`(minizone/[\w/]+(?:\.py|/))`", README) + re.findall(r"\]\(([\w./-]+)[#)]", README):
         assert (ROOT / name).exists(), name

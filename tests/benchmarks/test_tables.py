@@ -60,19 +60,13 @@ def test_the_memory_of_updates_stands_beside_their_time(tmp_path):
     assert "| pmnist | 10 ms | 3.00x | 1,000 MB | 2,000 MB |" in tables.main("updates", path)
 
 
-def test_the_pages_are_written_from_the_files_that_their_marks_name(tmp_path, monkeypatch):
+def test_the_short_table_has_the_lstms_of_the_paper_alone(tmp_path):
     import tables
 
-    monkeypatch.setattr(tables, "ROOT", tmp_path)
-    monkeypatch.setattr(tables, "PAGES", ("page.md",))
-    written(tmp_path / "a.json", AMD, [row(loop=3.0)])
-    mark = "<!-- table: python benchmarks/tables.py layers a.json -->\n"
-    page = tmp_path / "page.md"
-    page.write_text(
-        f"before\n{mark}\nold\n\n<!-- end -->\nafter <!-- table: python run.py report --> kept <!-- end -->"
-    )
-    tables.write_pages()
-    table = tables.main("layers", str(tmp_path / "a.json"))
-    assert page.read_text() == (
-        f"before\n{mark}\n{table}\n<!-- end -->\nafter <!-- table: python run.py report --> kept <!-- end -->"
-    )
+    results = [{**row(loop=3.0), "shape": [784, 100, 1, 100]}, row(loop=2.0)]
+    lines = tables.main("paper", written(tmp_path / "a.json", AMD, results)).splitlines()
+    assert lines[2:] == [
+        "| one sequence, forward and backward | minizone | torch loop |",
+        "| --- | --- | --- |",
+        "| permuted MNIST, 100 units | 2.5 ms | 3.00x |",
+    ]

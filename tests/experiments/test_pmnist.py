@@ -85,7 +85,7 @@ def test_the_true_permutation_is_one_and_the_same_for_every_seed():
 
 
 def test_the_authors_permutation_loses_pixels_and_is_the_same_for_every_seed():
-    """PAPER.md B.2: drawn with replacement, so that 283 of 784 pixels are never seen."""
+    """docs/original-code.md, data: drawn with replacement, so that 283 of 784 pixels are never seen."""
     drawn = permutation(784, "authors")
     assert len(drawn) == 784 and len(np.unique(drawn)) == 501
     assert list(drawn[:10]) == [37, 235, 72, 767, 715, 645, 144, 129, 583, 749]

@@ -168,7 +168,7 @@ def test_every_task_has_two_legal_presets(task):
         assert settings.preset == name
 
 
-PAPER = {  # task: the settings of PAPER.md, section G0, and of the authors' scripts
+PAPER = {  # task: the settings of the paper, and of the authors' scripts
     "char-ptb": {
         "hidden_size": 1000, "num_layers": 1, "rnn_type": "lstm", "batch_size": 32, "seq_len": 100, "augment": True,
         "algorithm": "adam", "learning_rate": 2e-3, "clipping": 1.0, "clip_what": "step", "initialization": "ortho",
