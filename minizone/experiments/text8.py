@@ -51,7 +51,7 @@ PRESETS = {
 }
 REFERENCE = {  # bits per character, Table 1 (ICLR 2017)
     "Unregularized LSTM": {"valid": 1.396, "test": 1.408},
-    "Recurrent dropout": {"valid": 1.409, "test": 1.358},  # its probability is not in the paper; the authors' README has 0.5
+    "Recurrent dropout": {"valid": 1.409, "test": 1.358},  # 0.5 in the authors' README, not in the paper
     "Zoneout": {"valid": 1.331, "test": 1.336},
 }
 
