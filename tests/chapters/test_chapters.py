@@ -92,6 +92,29 @@ def test_a_chapter_opens_with_its_claim(chapter):
 
 
 @each_chapter
+def test_every_exercise_has_an_answer(chapter):
+    script = chapter.read_text(encoding="utf-8")
+    exercises = re.findall(r"^# (\d)\. ", script.partition("# ## Exercises")[2], re.MULTILINE)
+    answers = (ROOT / "chapters" / "answers" / chapter.name).read_text(encoding="utf-8")
+    assert re.findall(r"^# ## (\d)\. ", answers, re.MULTILINE) == exercises
+    assert "# ## What to take away" in script
+
+
+@each_chapter
+def test_the_answers_hold(chapter, tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "chapters" / "answers" / chapter.name)],
+        cwd=tmp_path,
+        env={**os.environ, "MINIZONE_FIGURES": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert done.stdout.count("check: ") >= 3
+
+
+@each_chapter
 def test_a_chapter_is_a_notebook(chapter):
     jupytext = pytest.importorskip("jupytext", reason="pip install jupytext: converts the chapters to notebooks")
     notebook = jupytext.read(chapter)
