@@ -70,7 +70,7 @@ def table(found: dict) -> str:
         title, claim, paper = opening(chapter)
         number = int(chapter.name[:2])
         seconds = found["seconds"][chapter.stem]
-        lines.append(f"| [{number}. {title}]({chapter.name}) | {claim} | {paper} | {seconds:.0f} |")
+        lines.append(f"| [{number}. {title}](pages/{chapter.stem}.md) | {claim} | {paper} | {seconds:.0f} |")
     return "\n".join(lines) + "\n"
 
 
