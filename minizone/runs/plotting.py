@@ -22,9 +22,9 @@ from matplotlib.ticker import MaxNLocator
 from minizone.errors import UserError
 from minizone.runs.files import Run, read_run, write_whole
 from minizone.runs.groups import (
-    NOT_A_DIFFERENCE,
     Group,
     best_row,
+    changed_settings,
     group_by_settings,
     mean_and_spread,
     number,
@@ -236,8 +236,8 @@ def plot_grid(groups: list[Group], out: Path, names: list[str] | None = None) ->
     """
     settings = [group.config["settings"] for group in groups]
     if names is None:
-        names = [name for name in settings[0] if name not in NOT_A_DIFFERENCE]
-        names = [name for name in names if len({str(each.get(name)) for each in settings}) > 1]
+        changed = dict.fromkeys(name for group in groups for name in changed_settings(group.config))
+        names = [name for name in changed if len({str(each.get(name)) for each in settings}) > 1]
     if len(names) != 2:
         raise UserError(
             f"a heat map is of runs that differ in two settings, these differ in {', '.join(names) or 'none'}"
