@@ -104,23 +104,34 @@ def draw_runs(groups: list[Group], width: float = 7, *, zoom: bool = False) -> F
     if zoom:
         _enlarge(panels[0, 1], groups)
     title = f"{config['task']} on {datasets[0] if len(datasets) == 1 else 'several data sets'}"
+    whole_width = 1.4 * width if zoom else width
     if zoom:
-        figure.suptitle(_wrapped(title, width), fontsize=10)
+        figure.suptitle(_wrapped(title, whole_width), fontsize=10)
     else:
         axes.set_title(_wrapped(title, width), fontsize=10)
 
     handles, labels = axes.get_legend_handles_labels()
-    labels = [_wrapped(label, width) for label in labels]
+    columns = 2 if zoom else 1
+    labels = [_wrapped(label, whole_width / columns) for label in labels]
     note = "thick: validation, thin: training (with its noise)"
     if any(len(group.runs) > 1 for group in groups):
         if _is_averaged(groups[0]):
             note += "; n seeds: mean and standard deviation, at each epoch over the seeds that are there"
         else:
             note += "; each seed has its own curves, because the task becomes harder"
-    note = _wrapped(note, width)
-    figure.legend(handles, labels, title=note, loc="outside lower center", fontsize=8, title_fontsize=8, frameon=False)
-    lines = sum(text.count("\n") + 1 for text in (*labels, note))
-    figure.set_size_inches(width * (1.4 if zoom else 1), 0.62 * width + 0.17 * lines)
+    note = _wrapped(note, whole_width)
+    figure.legend(
+        handles,
+        labels,
+        title=note,
+        loc="outside lower center",
+        ncols=columns,
+        fontsize=8,
+        title_fontsize=8,
+        frameon=False,
+    )
+    lines = note.count("\n") + 1 + sum(label.count("\n") + 1 for label in labels) / columns
+    figure.set_size_inches(whole_width, 0.62 * width + 0.17 * lines)
     return figure
 
 
