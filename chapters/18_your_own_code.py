@@ -34,15 +34,25 @@ jax = import_if_installed("jax")
 # %% [markdown]
 # ## What carries over
 #
-# Most frameworks have the examples in rows: x (T, B, D), states h and c (B, H), masks keep_h and keep_c (T, B, H), with
-# 1 where the old value stays. The weights are the same arrays everywhere, W_x (4H, D), W_h (4H, H) and b (4H,), because
-# minizone has the gate order of `torch.nn.LSTM`: i, f, g, o.
+# The symbols: T time steps, B examples, D inputs, H units. $h_t$ and $c_t$ are the states after step t. In minizone
+# they are (H, B), one column for each example. Most frameworks have the examples in rows, so in this chapter the states
+# are (B, H), the inputs x (T, B, D), and the masks keep_h and keep_c (T, B, H). A mask is 1 where the old value stays.
 #
-# Three things are up to you: to mix the candidates into *both* states, to emit the mixed h, and to use z in the place
-# of the masks in evaluation.
+# The weights are the same arrays everywhere: W_x (4H, D), W_h (4H, H) and b (4H,). The four blocks of rows are the
+# gates i, f, g and o, in this order, as in `torch.nn.LSTM`.
 #
-# A problem has everything that an implementation needs. The loss is $\sum r \odot h + \sum q \odot c$ with random r and
-# q, so that it depends on every state.
+# Three things are left to you:
+#
+# - Zone out both states, h and c.
+# - Return h after zoneout, not the candidate.
+# - In evaluation use $z_h$ and $z_c$, the probabilities of keeping h and c, in place of the masks.
+#
+# ## A problem to compare on
+#
+# A `Problem` has all arrays that an implementation needs. The loss is a number that depends on every state, with random
+# factors $r_t$ and $q_t$ (B, H):
+#
+# $$L = \sum_{t=1}^{T} \sum_{b,j} \left( r_{tbj} \, h_{tbj} + q_{tbj} \, c_{tbj} \right)$$
 
 
 # %%
@@ -60,6 +70,11 @@ class Problem:
     q: np.ndarray  # (T, B, H)
 
 
+# %% [markdown]
+# All arrays are random. The weights are scaled so that the pre-activations of the gates are neither tiny nor huge.
+
+
+# %%
 def random_problem(T, B, D, H) -> Problem:
     rng = stream(0, "problem")
 
@@ -79,13 +94,13 @@ def random_problem(T, B, D, H) -> Problem:
 
 
 # %% [markdown]
-# Each implementation below has a function `run`. It takes a problem, the probabilities z_h and z_c, and perhaps masks
-# (keep_h, keep_c). Without masks it evaluates. It returns h and c, each (T, B, H), and dW_x, dW_h and db of the loss.
+# Each implementation below has a function `run(problem, z_h, z_c, masks=None)`. `masks` is a pair (keep_h, keep_c).
+# Without masks it evaluates. It returns h and c, each (T, B, H), and the gradients of the loss dW_x, dW_h and db.
 #
 # ## PyTorch
 #
-# `torch.nn.LSTMCell` is a plain step, so what it returns are the candidates. It has two biases. One gets b, the other
-# zero. `layer.eval()` uses z in the place of the masks that training draws.
+# `torch.nn.LSTMCell` is a plain step, so what it returns are the candidates. As in any module, `layer.train()` and
+# `layer.eval()` switch between the two modes: masks that are drawn, and masks that are filled with z.
 
 # %%
 if torch:
@@ -104,7 +119,9 @@ if torch:
         def forward(self, x, h, c, masks=None):
             """All h and c, each (T, B, H), from x (T, B, D) and the initial h and c (B, H)."""
             T = len(x)
-            keep_h, keep_c = masks or (self.mask(self.z_h, T, h), self.mask(self.z_c, T, h))
+            if masks is None:
+                masks = (self.mask(self.z_h, T, h), self.mask(self.z_c, T, h))
+            keep_h, keep_c = masks
             all_h, all_c = [], []
             for t in range(T):
                 new_h, new_c = self.cell(x[t], (h, c))
@@ -114,6 +131,9 @@ if torch:
                 all_c.append(c)
             return torch.stack(all_h), torch.stack(all_c)
 
+
+# %% [markdown]
+# To run it, we copy the weights into the cell. `LSTMCell` has two biases that are added. One gets b, the other zero.
 
 # %%
 if torch:
@@ -137,9 +157,11 @@ if torch:
 # %% [markdown]
 # ## JAX
 #
-# `jax.lax.scan` is the loop. It passes the states from step to step and collects what each step emits. There is no
-# mode to switch. In training the caller draws the masks, `jax.random.bernoulli(key, z, (T, B, H)) * 1.0`. In evaluation
-# the caller fills them with z.
+# `jax.lax.scan` is the loop. It calls `step` for every time step, passes the states on, and collects the second value
+# that `step` returns.
+#
+# The function has no modes. Its caller fills the masks: in training with random numbers,
+# `jax.random.bernoulli(key, z, (T, B, H)) * 1.0`, and in evaluation with z.
 
 # %%
 if jax:
@@ -162,6 +184,9 @@ if jax:
         return all_h, all_c
 
 
+# %% [markdown]
+# `jax.grad` differentiates the loss by the weights. With `has_aux=True` it also gives the states.
+
 # %%
 if jax:
 
@@ -182,9 +207,7 @@ if jax:
 # %% [markdown]
 # ## NumPy
 #
-# Finally an LSTM with neither framework: no tape, and back-propagation by hand. The lines of the backward step mirror
-# those of the forward step (chapter 4). `dh` and `dc` are the gradients of the states, `d_new_h` and `d_new_c` those of
-# the candidates.
+# The last implementation uses no framework. The forward pass stores what the backward pass needs.
 
 
 # %%
@@ -207,6 +230,12 @@ def numpy_forward(problem, keep_h, keep_c):
         all_h.append(h)
         all_c.append(c)
     return np.array(all_h), np.array(all_c), stored
+
+
+# %% [markdown]
+# The lines of the backward pass are those of the forward pass in reverse order (chapter 4). `dh` and `dc` are the
+# gradients of the states, `d_new_h` and `d_new_c` those of the candidates, and `da` that of the pre-activations.
+# Zoneout is in four lines: $1 - k$ of a gradient goes to the candidate, and $k$ goes directly to the step before.
 
 
 # %%
@@ -233,6 +262,7 @@ def numpy_backward(problem, keep_h, keep_c, stored):
     return dW_x, dW_h, db
 
 
+# %%
 def run_numpy(problem, z_h, z_c, masks=None):
     if masks is None:
         masks = (np.full(problem.r.shape, z_h, np.float32), np.full(problem.r.shape, z_c, np.float32))
@@ -244,7 +274,8 @@ def run_numpy(problem, z_h, z_c, masks=None):
 # %% [markdown]
 # ## The reference
 #
-# minizone has the examples in columns, so rows and columns of all arrays but the weights are swapped.
+# The reference is `minizone.lstm`. Its examples are columns, so the last two axes of all arrays but the weights are
+# swapped.
 
 
 # %%
@@ -253,6 +284,7 @@ def swap(array):
     return array.swapaxes(-1, -2)
 
 
+# %%
 def run_minizone(problem, z_h, z_c, masks=None, device="cpu"):
     def leaf(array):
         return Tensor(Device(device).to_device(array))
@@ -271,45 +303,62 @@ def run_minizone(problem, z_h, z_c, masks=None, device="cpu"):
 # %% [markdown]
 # ## Five questions
 #
-# - Masks given, T > 1: are states and gradients those of minizone?
+# - Masks given: are states and gradients those of minizone?
 # - z = 0: is it the plain LSTM?
-# - z = 1: does nothing move?
-# - Evaluation: is it minizone with z in the place of the masks?
-# - Is one step of evaluation linear in z?
+# - z = 1: do the states keep their initial values?
+# - Evaluation: is it minizone with z in place of the masks?
+# - Linear in z: is one step of evaluation $(1 - z)$ times the candidate plus z times the old state?
+#
+# Each answer is an error that should be 0 up to rounding.
 
 
 # %%
 def largest_error(found, expected) -> float:
     """The largest error of an array relative to its largest element, over all arrays."""
-    return max(float(np.abs(a - e).max() / np.abs(e).max()) for a, e in zip(found, expected, strict=True))
+    errors = [np.abs(a - e).max() / np.abs(e).max() for a, e in zip(found, expected, strict=True)]
+    return float(max(errors))
 
 
-def ask(run, problem, z_h, z_c, masks, device) -> dict[str, float]:
-    """The answer to each question: an error that should be 0 up to rounding."""
-    with_masks = largest_error(run(problem, z_h, z_c, masks), run_minizone(problem, z_h, z_c, masks, device))
-    plain = largest_error(run(problem, 0.0, 0.0), run_minizone(problem, None, None, None, device))
-    evaluation = largest_error(run(problem, z_h, z_c), run_minizone(problem, z_h, z_c, None, device))
-
+def error_at_one(run, problem) -> float:
+    """With z = 1 all states are the initial ones."""
     h, c, *_ = run(problem, 1.0, 1.0)
     initial = [np.broadcast_to(problem.h, h.shape), np.broadcast_to(problem.c, c.shape)]
-    standing = largest_error([h, c], initial)
+    return largest_error([h, c], initial)
 
+
+def error_of_linearity(run, problem) -> float:
+    """One step with z = 0.3, compared with the same mixture of z = 0 and z = 1."""
     one_step = replace(problem, x=problem.x[:1], r=problem.r[:1], q=problem.q[:1])
     h_0, c_0, *_ = run(one_step, 0.0, 0.0)
     h_03, c_03, *_ = run(one_step, 0.3, 0.3)
     h_1, c_1, *_ = run(one_step, 1.0, 1.0)
-    linear = largest_error([h_03, c_03], [0.7 * h_0 + 0.3 * h_1, 0.7 * c_0 + 0.3 * c_1])
+    return largest_error([h_03, c_03], [0.7 * h_0 + 0.3 * h_1, 0.7 * c_0 + 0.3 * c_1])
+
+
+# %% [markdown]
+# The other three questions compare with minizone. `None` in place of a mask is the LSTM without zoneout.
+
+
+# %%
+def ask(run, problem, z_h, z_c, masks, device) -> dict[str, float]:
+    """The answer to each question."""
+    with_masks = run_minizone(problem, z_h, z_c, masks, device)
+    plain = run_minizone(problem, None, None, None, device)
+    evaluation = run_minizone(problem, z_h, z_c, None, device)
     return {
-        "masks given": with_masks,
-        "z = 0": plain,
-        "z = 1": standing,
-        "evaluation": evaluation,
-        "linear in z": linear,
+        "masks given": largest_error(run(problem, z_h, z_c, masks), with_masks),
+        "z = 0": largest_error(run(problem, 0.0, 0.0), plain),
+        "z = 1": error_at_one(run, problem),
+        "evaluation": largest_error(run(problem, z_h, z_c), evaluation),
+        "linear in z": error_of_linearity(run, problem),
     }
 
 
 # %% [markdown]
-# Two common mistakes should fail: gates in another order, and masks that come one step late.
+# ## Two mistakes
+#
+# A test is only worth something if it fails on wrong code. Two common mistakes are gates in another order, and masks
+# that are used one step late.
 
 
 # %%
@@ -323,12 +372,35 @@ def with_swapped_gates(problem: Problem) -> Problem:
     return replace(problem, W_x=exchange(problem.W_x), W_h=exchange(problem.W_h), b=exchange(problem.b))
 
 
+def one_step_late(masks):
+    """The masks of step t - 1 in step t, and the last ones in the first step."""
+    return [np.roll(keep, 1, axis=0) for keep in masks]
+
+
+# %% [markdown]
+# `main` asks all installed frameworks all questions. The figure has the difference of h from minizone at each step.
+
+# %%
 RUNS = {"NumPy": run_numpy}
 if torch:
     RUNS["PyTorch"] = run_torch
 if jax:
     RUNS["JAX"] = run_jax
 SIZES = {"small": (12, 4, 5, 8), "quick": (100, 32, 50, 128), "paper": (100, 32, 50, 1000)}  # T, B, D, H
+
+
+def draw(reference, right, wrong) -> None:
+    """The largest difference of h from the reference at each step."""
+    figure, axis = plt.subplots(figsize=(8, 3.8))
+    for name, h in (right | wrong).items():
+        error = np.abs(h - reference).max(axis=(1, 2))  # (T,)
+        axis.semilogy(range(1, len(error) + 1), error, "--" if name in wrong else "-", label=name)
+    axis.axhline(1e-5, color="0.5", lw=0.8)
+    axis.text(1, 1.3e-5, r"the checks allow a relative error of $10^{-5}$", color="0.4", fontsize=8)
+    axis.set(xlabel="time step t", ylabel="largest |difference| of $h_t$")
+    axis.set_title("difference from minizone, with the same weights and masks")
+    figure.legend(loc="outside lower center", ncols=5, fontsize=8)
+    save(figure, "18_your_own_code")
 
 
 # %%
@@ -347,11 +419,10 @@ def main(preset: Preset = "quick", device: DeviceName = "cpu") -> dict[str, dict
         errors = [answers[question] for answers in found.values()]
         check(f"{question}: every installed framework is right to 1e-5", max(errors) < 1e-5)
 
-    late_masks = [np.roll(keep, 1, axis=0) for keep in masks]
     right = {name: run(problem, z_h, z_c, masks)[0] for name, run in RUNS.items()}  # h (T, B, H)
     wrong = {
         "gates in the order i, f, o, g": run_numpy(with_swapped_gates(problem), z_h, z_c, masks)[0],
-        "masks one step late": run_numpy(problem, z_h, z_c, late_masks)[0],
+        "masks one step late": run_numpy(problem, z_h, z_c, one_step_late(masks))[0],
     }
     reference = run_minizone(problem, z_h, z_c, masks, device)[0]
     check("the two mistakes are found", all(np.abs(h - reference).max() > 0.01 for h in wrong.values()))
@@ -360,24 +431,25 @@ def main(preset: Preset = "quick", device: DeviceName = "cpu") -> dict[str, dict
 
 
 # %%
-def draw(reference, right, wrong) -> None:
-    figure, axis = plt.subplots(figsize=(8, 3.2))
-    for name, h in (right | wrong).items():
-        error = np.abs(h - reference).max(axis=(1, 2))  # (T,)
-        axis.semilogy(range(1, len(error) + 1), error, "--" if name in wrong else "-", label=name)
-    axis.axhline(1e-5, color="0.5", lw=0.8, label="allowed")
-    axis.set(xlabel="time step", ylabel="largest |difference| of $h$", title="against minizone, same weights and masks")
-    axis.legend(ncols=2)
-    save(figure, "18_your_own_code")
-
-
-# %%
 if __name__ == "__main__":
     shared.run(main)
 
 # %% [markdown]
+# ## In the figure
+#
+# The solid lines are the implementations that are installed. They differ from minizone by less than $10^{-6}$, which is
+# rounding in float32, and the difference does not grow over the sequence. The dashed lines are the two mistakes. Their
+# differences are about 1, as large as the states themselves.
+#
+# ## What to take away
+#
+# - A plain LSTM step gives the candidates. Zoneout is one more line for each state.
+# - To compare two implementations, give both the same weights and the same masks. Then everything must agree to
+#   rounding.
+# - Compare gradients too, and evaluation. Correct states in training prove neither.
+#
 # ## Exercises
 #
-# 1. Emit `new_h` instead of `h` in one of the implementations (chapter 17). Which questions find it?
+# 1. Return the candidate `new_h` instead of `h` in one of the implementations (chapter 17). Which questions find it?
 # 2. Leave out `.eval()` in `run_torch`. Which questions find it, and why not the others?
-# 3. Use float64 everywhere (`jax.config.update("jax_enable_x64", True)`). How far down do the lines go?
+# 3. Use float64 everywhere (in JAX: `jax.config.update("jax_enable_x64", True)`). How large are the differences then?

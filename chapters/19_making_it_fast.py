@@ -12,6 +12,7 @@
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import shared  # finds minizone
 import matplotlib.pyplot as plt
@@ -28,10 +29,11 @@ from minizone.zoneout import zone_out
 # %% [markdown]
 # ## How to measure
 #
-# The functions to be compared take turns, so that a disturbance of the machine hits all of them. The result is the
-# shortest time of each, because other programs can only make a function slower. Before each turn there is a short
-# pause: after a matrix product the threads of OpenBLAS wait in a loop for more work, for some 20 ms, and keep a core
-# busy.
+# Other programs can only make a function slower, so we take the shortest of several times. The functions take turns, so
+# that a disturbance does not hit one of them alone.
+#
+# Before each turn there is a short pause. After a matrix product the threads of OpenBLAS stay busy for some 20 ms,
+# waiting for more work, and would slow down the next function.
 
 
 # %%
@@ -49,7 +51,9 @@ def milliseconds(functions, rounds, device: Device) -> dict[str, float]:
 
 
 # %% [markdown]
-# A problem has the arguments of `minizone.lstm`, and random arrays in the place of the gradients that arrive.
+# A `Problem` has the arguments of `minizone.lstm`, for T time steps, D inputs, H units and B examples. The last three
+# arrays stand for what a backward pass meets on its way: the gradient that arrives, states, and gradients of the
+# pre-activations.
 
 
 # %%
@@ -68,6 +72,7 @@ class Problem:
     da: Array  # (T, 4H, B), any gradients of the pre-activations
 
 
+# %%
 def random_problem(T, B, D, H, dtype, device: Device) -> Problem:
     rng = stream(0, "problem")
 
@@ -92,9 +97,14 @@ def random_problem(T, B, D, H, dtype, device: Device) -> Problem:
 # %% [markdown]
 # ## The floor
 #
-# A step forward multiplies $W_h$ (4H, H) by $h_{t-1}$ (H, B). A step back multiplies $W_h^\top$ (H, 4H) by $da_t$
-# (4H, B), the gradient of the pre-activations. These products need the result of the step before. The products of the
-# inputs and the gradients of the weights can be made for all steps at once (chapter 4).
+# A step forward multiplies $W_h$ (4H, H) by the states $h_{t-1}$ (H, B). A step back multiplies $W_h^\top$ (H, 4H) by
+# $da_t$ (4H, B), the gradient of the pre-activations. Each of these products needs the result of the step before.
+#
+# The products of the inputs, and the gradients of the weights, do not wait for each other. One product can serve all
+# steps (chapter 4).
+#
+# `floor` returns a function that makes all these products and nothing else. No implementation with the same products
+# can be faster.
 
 
 # %%
@@ -121,12 +131,14 @@ def floor(p: Problem):
 
 
 # %% [markdown]
-# ## The ladder
+# ## Three ways to compute it
 #
-# The slowest way is `lstm_unrolled`: every operation of every step is a node of the tape.
+# We compare three ways to compute an LSTM and its gradients.
 #
-# In the second way the inputs of all steps are multiplied by $W_x$ at once. With one pixel per step there is little to
-# gain by that.
+# **Tape.** In `lstm_unrolled` every operation of every step is a node of the tape (chapter 2).
+#
+# **Tape, inputs at once.** The inputs of all steps are multiplied by $W_x$ (4H, D) in one product. With one pixel per
+# step there is little to gain by that.
 
 
 # %%
@@ -148,15 +160,17 @@ def inputs_at_once(x, h, c, W_x, W_h, b, *, keep_h, keep_c):
 
 
 # %% [markdown]
-# The third way is `minizone.lstm`: one node for the whole sequence, with a backward pass written by hand
-# (`minizone/recurrent/lstm.py`). All three give the same states and the same gradients.
+# **One node.** `minizone.lstm` is a single node for the whole sequence, with a backward pass written by hand
+# (`minizone/recurrent/lstm.py`).
+#
+# All three must give the same states and the same gradients.
 
 # %%
-LADDER = {"tape": lstm_unrolled, "tape, inputs at once": inputs_at_once, "one node": lstm}
+WAYS = {"tape": lstm_unrolled, "tape, inputs at once": inputs_at_once, "one node": lstm}
 
 
 def forward_and_back(function, p: Problem):
-    """A function that returns h, c, dW_x, dW_h and db, for one way of the ladder."""
+    """A function that returns h, c, dW_x, dW_h and db, computed in one of the three ways."""
 
     def run():
         W_x, W_h, b = Tensor(p.W_x), Tensor(p.W_h), Tensor(p.b)
@@ -170,11 +184,16 @@ def forward_and_back(function, p: Problem):
 # %% [markdown]
 # ## Inside the one node
 #
-# One node saves the bookkeeping of the tape. The rest of the difference comes from a few changes that do not change
-# the result. Each is shown below by itself, as a plain and a fast version of the same computation.
+# One node needs no bookkeeping for single operations. It also allows the changes below, which do not change the result.
+# Each is shown by itself, as a plain and a fast version of one computation.
 #
-# **One product for the gradient of the weights.** The sum $dW_h = \sum_t da_t\, h_{t-1}^\top$ looks like T products. It
-# is one product, (4H, TB) times (TB, H): the columns of all steps side by side.
+# ### One product for the gradient of the weights
+#
+# The gradient of $W_h$ is a sum over the steps:
+#
+# $$dW_h = \sum_{t=1}^{T} da_t \, h_{t-1}^\top$$
+#
+# These are T products. If the columns of all steps are put side by side, it is one product of (4H, TB) and (TB, H).
 
 
 # %%
@@ -187,8 +206,10 @@ def dW_in_one_product(p: Problem):
 
 
 # %% [markdown]
-# **Wide inputs at once.** If an input has many features, $W_x$ is large. One product for many steps reads it once, and
-# not once per step.
+# ### Wide inputs at once
+#
+# If an input has many features, $W_x$ is a large array. One product for all steps reads it from memory once, and not
+# once per step.
 
 
 # %%
@@ -203,9 +224,11 @@ def inputs_in_one_product(p: Problem):
 
 
 # %% [markdown]
-# **A joined product for narrow inputs.** If an input has few features, the weights are joined into one matrix
-# $[W_h \; b \; W_x]$ (4H, H + 1 + D), and the states, a row of ones and the inputs into one array. One product then
-# replaces two products and two additions. The pre-activations (4H, B) are written once.
+# ### A joined product for narrow inputs
+#
+# If an input has few features, three arrays are joined into one matrix $[W_h \; b \; W_x]$ (4H, H + 1 + D). The states,
+# a row of ones and the inputs are joined as well, to (H + 1 + D, B). One product then replaces two products and two
+# additions.
 
 
 # %%
@@ -227,9 +250,11 @@ def joined_product(p: Problem):
 
 
 # %% [markdown]
-# **Arithmetic in place, without branches.** Zoneout with `where` branches on random bits, which a processor cannot
-# predict. Multiplying by the mask needs no branch. And writing the result into an array that exists already saves the
-# allocation of a new one at every operation. `minizone/kernels/cpu` does that for all the arithmetic of a step.
+# ### Arithmetic in place, without branches
+#
+# Zoneout with `where` branches on random bits, which a processor cannot predict. Multiplying by the mask needs no
+# branch. And if a result is written into an existing array, no new array is allocated. `minizone/kernels/cpu` does that
+# for all arithmetic of a step.
 
 
 # %%
@@ -251,13 +276,18 @@ def mix_in_place(p: Problem):
 
 
 # %% [markdown]
-# **Gradients of the weights in a thread behind the loop.** In a long sequence of small steps the loop keeps only one
-# core busy. The gradients of the weights do not have to wait for its end. A second thread adds up the part of the
-# sequence that is finished, while the loop goes on. During that time every matrix product uses one core only. For large
-# steps, or a few of them, it is better to share each product between the cores, and minizone does that. A GPU needs
-# neither. Here the whole layer is timed, once without the second thread and once with it. The problems of the quick
-# preset are too short to gain by it. With the 784 steps of MNIST (preset paper) it pays; `benchmarks/README.md` has the
-# numbers.
+# ### A second thread for the gradients of the weights
+#
+# In a long sequence of small steps, the loop over time uses one core only. The gradients of the weights can be computed
+# on another core at the same time. A second thread adds up the part of the sequence that is finished, while the loop
+# goes on.
+#
+# For large steps, or few of them, it is better to share each product between the cores, and `minizone.lstm` does that.
+# A GPU needs neither.
+#
+# Here the whole layer is timed, without the second thread and with it. On one core the second thread gains nothing. On
+# two cores the sequences of the quick preset are too short for it, but with the 784 steps of MNIST (preset paper) it
+# pays. `benchmarks/README.md` has the numbers.
 
 
 # %%
@@ -280,9 +310,11 @@ def dW_behind_the_loop(p: Problem):
 
 
 # %% [markdown]
-# **Cheaper masks.** The masks of a whole sequence are drawn at once. On a CPU a mask takes 16 random bits per element,
-# a uniform number takes 32. If the 16 bits fall exactly on the boundary, which is one case in 65,536, more bits are
-# drawn, so that z is exact. (On a GPU both draws are uniform numbers.)
+# ### Cheaper masks
+#
+# The masks of a whole sequence are drawn at once. A uniform number takes 32 random bits. On a CPU a mask takes only 16
+# bits per element. In one of 65,536 cases the 16 bits do not decide, and more bits are drawn, so the probability z is
+# exact. On a GPU both versions draw uniform numbers.
 
 
 # %%
@@ -300,12 +332,16 @@ def masks_from_16_bits(rng, p: Problem):
 #
 # ## And a GPU?
 #
-# On a GPU every launch of a kernel takes microseconds, however small the arrays are. So the arithmetic of a step is one
-# fused kernel (`minizone/kernels/gpu`), and the loop is recorded as a CUDA graph, which is played back with one launch.
-# This chapter has not been run on a GPU yet.
+# On a GPU the launch of each kernel takes microseconds, however small the arrays are. So the arithmetic of a step is
+# one fused kernel (`minizone/kernels/gpu`). The loop over time is recorded as a CUDA graph, and one launch plays it
+# back. This chapter has not been run on a GPU yet.
+#
+# ## Measurements
+#
+# First the pairs of plain and fast versions, and the check that both give the same.
 
 # %%
-PAIRS = {  # the same result, plain and fast
+PAIRS = {  # of each change, the plain and the fast version
     "dW_h": {"T products": dW_in_T_products, "one product": dW_in_one_product},
     "inputs": {"step by step": inputs_step_by_step, "at once": inputs_in_one_product},
     "pre-activations": {"two products": two_products, "joined product": joined_product},
@@ -326,11 +362,10 @@ def largest_difference(a, b) -> float:
     return float(np.abs(to_host(a) - to_host(b)).max())
 
 
-# %%
 def check_all(device: DeviceName) -> None:
-    """All ways of the ladder give the same, and both versions of each pair."""
+    """The three ways give the same, and both versions of each pair."""
     p = random_problem(16, 7, 3, 5, np.float64, Device(device))
-    first, *others = [forward_and_back(function, p)() for function in LADDER.values()]
+    first, *others = [forward_and_back(function, p)() for function in WAYS.values()]
     off = max(largest_difference(first, other) for other in others)
     check("all ways give the same states and the same gradients", off < 1e-11)
     for name, pair in pairs_for(device).items():
@@ -338,19 +373,27 @@ def check_all(device: DeviceName) -> None:
         check(f"{name}: both versions give the same", largest_difference(plain, fast) < 1e-11)
 
 
+# %% [markdown]
+# Then all functions that are timed, with their names.
+
+
+# %%
 def functions_to_time(p: Problem, device: DeviceName):
-    """The floor, the ladder, and both versions of each pair, as functions without arguments."""
+    """The floor, the three ways, and both versions of each pair, as functions without arguments."""
     functions = {"floor": floor(p)}
-    for name, function in LADDER.items():
+    for name, function in WAYS.items():
         functions[name] = forward_and_back(function, p)
     for name, pair in pairs_for(device).items():
         for version, function in pair.items():
-            functions[f"{name}: {version}"] = lambda function=function: function(p)
+            functions[f"{name}: {version}"] = partial(function, p)
     rng = stream(0, "masks", device=Device(device))
-    functions["masks: uniform"] = lambda: masks_from_uniform(rng, p)
-    functions["masks: 16 bits"] = lambda: masks_from_16_bits(rng, p)
+    functions["masks: uniform"] = partial(masks_from_uniform, rng, p)
+    functions["masks: 16 bits"] = partial(masks_from_16_bits, rng, p)
     return functions
 
+
+# %% [markdown]
+# The shapes are those of two experiments of the paper. The quick preset has shorter sequences or fewer units.
 
 # %%
 SHAPES = {  # T, B, D, H
@@ -361,12 +404,50 @@ SHAPES = {  # T, B, D, H
 ROUNDS = {"small": 5, "quick": 5, "paper": 9}
 
 
+def draw_ways(axis, times: dict[str, float]) -> None:
+    """The times of the three ways as bars, with the floor as a line."""
+    names = list(WAYS)[::-1]
+    bars = axis.barh(names, [times[name] for name in names])
+    axis.bar_label(bars, fmt=" %.3g ms")
+    axis.axvline(times["floor"], color="C3", label="floor: matrix products alone")
+    axis.set(xmargin=0.2, xlabel="milliseconds, forward and backward")
+    axis.grid(axis="y", visible=False)
+
+
+def draw_pairs(axis, times: dict[str, float], device: DeviceName) -> None:
+    """How many times faster than the plain version the fast version of each pair is."""
+    versions = {name: list(pair) for name, pair in pairs_for(device).items()}
+    versions["masks"] = ["uniform", "16 bits"]
+    labels, ratios = [], []
+    for name, (plain, fast) in reversed(versions.items()):
+        labels.append(f"{name}: {fast}")
+        ratios.append(times[f"{name}: {plain}"] / times[f"{name}: {fast}"])
+    bars = axis.barh(labels, ratios, color="C2")
+    axis.bar_label(bars, fmt=" %.2f")
+    axis.axvline(1, color="0.3", lw=0.8)
+    axis.set(xmargin=0.2, xlabel="time of the plain version / time of the fast version")
+    axis.grid(axis="y", visible=False)
+
+
+# %%
+def draw(found: dict[str, dict[str, float]], shapes: dict[str, tuple], device: DeviceName) -> None:
+    """A column for each shape: the three ways above, the pairs below."""
+    figure, axes = plt.subplots(2, 2, figsize=(11, 5.8), height_ratios=[1, 1.6])
+    for column, (name, (T, B, D, H)) in zip(axes.T, shapes.items(), strict=True):
+        draw_ways(column[0], found[name])
+        draw_pairs(column[1], found[name], device)
+        column[0].set_title(f"{name}\nsteps {T}, examples {B}, inputs {D}, units {H}", fontsize=9)
+    figure.suptitle(Device(device).description, fontsize=9)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center")
+    save(figure, "19_making_it_fast")
+
+
+# %%
 def main(preset: Preset = "quick", device: DeviceName = "cpu") -> dict[str, dict[str, float]]:
     """Are all ways equal, and how long do they take?"""
     check_all(device)
     found = {}
-    figure, axes = plt.subplots(1, 2, figsize=(10, 2.4))
-    for axis, (name, shape) in zip(axes, SHAPES[preset].items(), strict=True):
+    for name, shape in SHAPES[preset].items():
         p = random_problem(*shape, np.float32, Device(device))
         times = milliseconds(functions_to_time(p, device), ROUNDS[preset], Device(device))
         found[name] = times
@@ -374,18 +455,8 @@ def main(preset: Preset = "quick", device: DeviceName = "cpu") -> dict[str, dict
         for function, ms in times.items():
             print(f"{function:36s}{ms:10.2f} ms{ms / times['floor']:9.2f} x the floor")
         check(f"{name}: on a CPU one node beats the tape", device == "gpu" or times["one node"] < times["tape"])
-        draw(axis, times, f"{name}, T, B, D, H = {shape}")
-    save(figure, "19_making_it_fast")
+    draw(found, SHAPES[preset], device)
     return found
-
-
-def draw(axis, times: dict[str, float], title: str) -> None:
-    """The ladder as bars, with the floor as a line."""
-    names = list(LADDER)[::-1]
-    bars = axis.barh(names, [times[name] for name in names])
-    axis.bar_label(bars, fmt="%.3g")
-    axis.axvline(times["floor"], color="C3")
-    axis.set(title=title, xmargin=0.12, xlabel="milliseconds (line: the floor)")
 
 
 # %%
@@ -393,8 +464,26 @@ if __name__ == "__main__":
     shared.run(main)
 
 # %% [markdown]
+# ## In the figure
+#
+# Above: the one node is much closer to the floor than the tape. Multiplying all inputs at once does not make the tape
+# faster. What is left above the floor is the arithmetic of the gates, the masks, and the calls from Python.
+#
+# Below: each change by itself. A ratio above 1 means that the fast version is faster, and a ratio near 1 may be chance.
+# The joined product gains more where inputs are narrow (left). The one product for $dW_h$ gains nothing there, because
+# its time includes the copy that puts the columns side by side. A large ratio is not a large gain if the computation is
+# a small part of the whole. The printed times show how large each part is.
+#
+# ## What to take away
+#
+# - Measure a lower bound first. It says how much can be gained at all.
+# - One node with a backward pass by hand removes most of the overhead of a tape.
+# - Every fast version needs a check that it gives the same as the plain one.
+# - Measure on your own shapes. A change that helps one shape can slow down another.
+#
 # ## Exercises
 #
-# 1. Make both shapes narrower, H = 8, and wider, H = 512. Where does the second thread begin to pay?
+# 1. Take the shape of char-PTB with H = 8 and with H = 256. How many times the floor are the tape and the one node, and
+#    why?
 # 2. Start with `OMP_NUM_THREADS=1`. Which times change, and which do not?
-# 3. Add a way of your own to the ladder: `inputs_at_once` with one tanh for all four gates. What does it gain?
+# 3. Add a way of your own to `WAYS`: `inputs_at_once` with one tanh for all four gates. Is it faster?
