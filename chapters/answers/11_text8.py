@@ -24,8 +24,8 @@ def train(network: str, text: tuple[int, int], **changes):
 # %% [markdown]
 # ## 1. Twice as many units
 #
-# The network has more than three times as many parameters for the same text. The gap grows most on the short text, where
-# there is the least text for each parameter. Zoneout reduces the growth, but does not prevent it.
+# The network has more than three times as many parameters for the same text. The gap grows most on the short text,
+# where there is the least text for each parameter. Zoneout reduces the growth, but does not prevent it.
 
 # %%
 plain = train("LSTM", SHORT)
