@@ -27,10 +27,16 @@ from minizone.experiments.gradients import METHODS, StateGradients, norms_over_t
 # %% [markdown]
 # ## What is measured
 #
-# Cut the network after step t, and consider the two states at the cut, $h_t$ and $c_t$ (H, B). The loss L is a function
-# of these states and of later inputs. $\partial L / \partial c_t$ (H, B) says how it depends on the cells.
-# Back-propagation computes this array when it passes step t, and `StateGradients` records it. To check that, we make
-# the cut and compare.
+# An LSTM with H units reads T steps of B examples. Its states after step t are $h_t$ and $c_t$, both (H, B). At the end
+# there is a loss L, a number. Cut the network after step t: L is a function of the two states at the cut and of the
+# later inputs. Its derivatives with respect to these states,
+#
+# $$\frac{\partial L}{\partial h_t} \qquad \frac{\partial L}{\partial c_t}$$
+#
+# both (H, B), say how much the loss depends on what the network knows after step t. Back-propagation computes both
+# arrays when it passes step t, and `StateGradients` records them.
+#
+# To see that these are the right arrays, we make the cut and compare. First the whole network, with a record:
 
 # %%
 T, D, H, B = 8, 2, 5, 3
@@ -62,26 +68,38 @@ check("dLoss/dc is the derivative by c at the cut", np.allclose(c_cut.grad, dc[t
 check("the gradient of the last cell is zero", (dc[-1] == 0).all())
 
 # %% [markdown]
-# The last check has the reason that chapter 5 gives: $h_t$ is made from the candidate $\tilde c_t$. So $c_t$ reaches
-# the loss only through step t + 1, and after the last step there is none. The figures leave that step out.
+# The last check has the reason that chapter 5 gives: $h_t$ is made from the candidate for the cell, not from $c_t$. So
+# $c_t$ reaches the loss only through step t + 1, and after the last step there is none. The figures leave the last step
+# out.
 #
-# Figure 6 makes one curve of these arrays: for each example the L2 norm over the H units; then the mean over the B
-# examples (`norms_over_time` does both); then, because the losses of the methods differ, a division by the sum over t.
+# Figure 6 of the paper makes one curve of these arrays. For each example it takes the L2 norm over the H units, then
+# the mean over the B examples (`norms_over_time` does both). The losses of the methods differ, so it divides by the sum
+# over t.
 #
 # ## Why zoneout carries gradients
 #
-# Look at the cell, $c_t = k_t \odot c_{t-1} + (1 - k_t) \odot (f_t \odot c_{t-1} + i_t \odot g_t)$, with $k_t$ (H, B)
-# from {0, 1} and P(k = 1) = z. Along the cell itself, unit by unit, the derivative of one step is
+# Look at the cells. With the gates $i_t$, $f_t$, $g_t$ and the mask $k_t$, all (H, B), one step is
 #
-# $$\frac{\partial c_t}{\partial c_{t-1}} = k_t + (1 - k_t)\, f_t = \begin{cases} 1 & \text{zoned out} \\
-# f_t & \text{updated} \end{cases} \qquad \text{on average} \qquad z + (1 - z) f_t = f_t + z (1 - f_t) > f_t$$
+# $$c_t = k_t \odot c_{t-1} + (1 - k_t) \odot (f_t \odot c_{t-1} + i_t \odot g_t)$$
 #
-# Over several steps these factors multiply: $\prod (z + (1-z) f_t)$ against $\prod f_t$. Dropout of the cell, which
-# sets it to zero with probability p, has $(1-p) f_t$, less than $f_t$. Recurrent dropout of $i \odot g$ leaves $f_t$
-# unchanged, and weakens the other way back, through $h_{t-1}$, $i_t$ and $g_t$.
+# An element of $k_t$ is 1 with probability z, and 0 otherwise. Take one unit, and leave aside that the gates depend on
+# the past as well. The derivative along the cell is
 #
-# To see the product alone, we cut all other ways: with $W_h = 0$ the gates depend on the inputs only. We run one
-# sequence with 2,000 masks, as 2,000 columns. The mean recorded gradient of $L = \sum c_T$ should be the product.
+# $$\frac{\partial c_t}{\partial c_{t-1}} = k_t + (1 - k_t) f_t$$
+#
+# It is exactly 1 if the unit is zoned out, and $f_t$ if it is updated. Its mean over the masks is
+#
+# $$z + (1 - z) f_t = f_t + z (1 - f_t)$$
+#
+# Since $f_t < 1$, this is more than $f_t$. Over several steps the factors are multiplied, so the difference grows with
+# the distance.
+#
+# Compare two kinds of dropout, with probability p. Dropout of the cell sets $c_t$ to 0 at random. Its mean factor is
+# $(1 - p) f_t$, less than $f_t$. Recurrent dropout of $i_t \odot g_t$ leaves the factor $f_t$ unchanged, but weakens
+# the other ways back, through $h_{t-1}$ and the gates.
+#
+# To see the product of the factors alone, we cut all other ways: with $W_h = 0$ the gates depend on the inputs only.
+# The loss is the sum of the last cells, so its gradient with respect to $c_t$ is the product of the later factors.
 
 # %%
 T, H, z, copies = 20, 16, 0.5, 2000
@@ -103,7 +121,9 @@ dropout = product_of_later_factors((1 - z) * f)  # with p = z
 zoneout_square = product_of_later_factors(z + (1 - z) * f * f)  # the mean of the squared product
 
 # %% [markdown]
-# The mean over 2,000 masks has a standard error, which follows from the mean square.
+# Is this what back-propagation finds? We run one sequence with 2,000 masks, as 2,000 columns of a minibatch, and record
+# the gradient. Its mean should be the product. A mean over random masks has a standard error, which follows from the
+# mean square.
 
 
 # %%
@@ -118,6 +138,7 @@ def along_the_cell(copies: int, keep_c: np.ndarray | None) -> np.ndarray:
     return dc[:-1]
 
 
+# %%
 check("without zoneout the gradient is the product of the forget gates", np.allclose(along_the_cell(1, None), plain))
 _, keep_c = Zoneout(cells=z).masks(T, H, copies, rng, dtype=np.float64)  # (T, H, copies)
 measured = along_the_cell(copies, keep_c)
@@ -131,9 +152,14 @@ print(f"zoneout {zoneout[0].mean():.2e}, without {plain[0].mean():.2e}")
 # ## A random LSTM
 #
 # Now with all connections, and still without training: random orthogonal weights, random inputs, and a random linear
-# loss of the last h. The paper measures after one epoch, when little has been learned. Its "dropout" sets recurrent
-# connections to zero, which could mean several things. Here it is that of $i \odot g$ (chapter 6), the only one in the
-# authors' script.
+# loss of the last $h$. We compare the four methods of the paper's experiment. $z_c$ and $z_h$ are the zoneout
+# probabilities of the cells and of the hidden states.
+#
+# - unregularized
+# - zoneout with $z_c$ = 0.5, as in the paper
+# - zoneout with $z_c$ = $z_h$ = 0.15 and one mask for both, which the authors' script ran according to its logs
+# - recurrent dropout of $i_t \odot g_t$ with probability 0.5 (chapter 6); the paper only says "dropout", and this is
+#   the only one in the authors' script
 
 # %%
 OPTIONS = ({}, {"zoneout": Zoneout(0.5)}, {"zoneout": Zoneout(0.15, 0.15, shared=True)}, {"drop_inputs": 0.5})
@@ -145,18 +171,24 @@ def early(norms: np.ndarray) -> float:
     return float(norms[: len(norms) // 4].sum() / norms.sum())
 
 
-def random_lstm(options: dict[str, Any], T: int, H: int, B: int, device: Device) -> np.ndarray:
-    """Norms (T,) of dL/dc_t in an LSTM without training; the same weights and inputs for all options."""
+# %%
+def random_states(options: dict[str, Any], T: int, H: int, B: int, device: Device) -> tuple[Tensor, StateGradients]:
+    """All h (T, H, B) of an LSTM without training, and the record; the same weights and inputs for all options."""
     rng = stream(1, "random lstm")
     layer = LSTM(1, H, rng=rng, **options)
     for _, tensor in layer.named_tensors():
         tensor.data = device.to_device(tensor.data)
     x = device.to_device(rng.standard_normal((T, 1, B)).astype(np.float32))
-    weights_of_loss = device.to_device(rng.standard_normal((H, B)).astype(np.float32))
-
     record = StateGradients()
-    h, _ = layer.states(x, None, stream(1, "noise"), record)  # (T, H, B)
-    (h[-1] * weights_of_loss).sum().backward()
+    h, _ = layer.states(x, None, stream(1, "noise"), record)
+    return h, record
+
+
+def random_lstm(options: dict[str, Any], T: int, H: int, B: int, device: Device) -> np.ndarray:
+    """Norms (T,) of dL/dc_t in an LSTM without training, for a random linear loss of the last h."""
+    h, record = random_states(options, T, H, B, device)
+    weights_of_loss = stream(1, "loss").standard_normal((H, B)).astype(np.float32)
+    (h[-1] * device.to_device(weights_of_loss)).sum().backward()
     _, dc = record.states
     return norms_over_time(dc)
 
@@ -164,11 +196,9 @@ def random_lstm(options: dict[str, Any], T: int, H: int, B: int, device: Device)
 # %% [markdown]
 # ## The experiment
 #
-# `experiment` trains an LSTM with each method on permuted digits. The fourth one, z = 0.15 with a shared mask, is what
-# the authors' script ran, according to its logs. One epoch of MNIST is 500 updates of 784 steps. Here one epoch is 26
-# updates of 64 steps, and the quick run has 19 epochs. Compare the early shares before training, after one epoch, and
-# at the end. The order need not last: over 64 steps an LSTM can soon learn to carry gradients without help.
-
+# `experiment` trains an LSTM with each method on permuted digits (chapter 8), and measures the gradients before
+# training and after every epoch. The paper measures after one epoch on MNIST, which is 500 updates of 784 steps. Here
+# an epoch is 26 updates of 64 steps, and the quick run has 19 epochs.
 
 # %%
 SIZES = {
@@ -191,13 +221,72 @@ def experiment(preset: Preset, device: DeviceName) -> dict[str, np.ndarray]:
 # %% [markdown]
 # ## A gain that makes gradients vanish
 #
-# Cooijmans et al. draw such curves for $h_t = \tanh(\gamma \hat s_t)$ (H, B). Here $\hat s_t$ is
-# $s_t = W_h h_{t-1} + W_x x_t$ minus its mean, divided by its standard deviation $\sigma$ in the minibatch. $W_h$ is
-# the identity. Apart from the statistics, a step back multiplies by $(1 - h_t^2)\, \gamma / \sigma$.
+# Cooijmans et al. draw such curves for another network, a tanh-RNN with batch normalization (chapter 7). Its
+# pre-activation is $s_t = W_h h_{t-1} + W_x x_t$ (H, B), where $W_h$ is the identity. Let $\hat s_t$ (H, B) be $s_t$
+# minus its mean, divided by its standard deviation $\sigma$ (H, 1), both over the minibatch. Then
 #
-# For small $\gamma$ both h and $\sigma$ are about as large as $\gamma$, so the factor is near 1. With $\gamma = 1$ the
-# tanh saturates, $1 - h_t^2$ is small, and the gradient vanishes. That is why BN-LSTMs start with gains of 0.1
-# (chapter 7).
+# $$h_t = \tanh(\gamma \hat s_t)$$
+#
+# with a gain $\gamma$, one number for all units. If the derivatives of the statistics are left aside, a step back
+# multiplies the gradient by
+#
+# $$(1 - h_t^2) \frac{\gamma}{\sigma}$$
+#
+# For small $\gamma$ both $h_t$ and $\sigma$ are about as large as $\gamma$, so the factor is near 1. With
+# $\gamma = 1$ the tanh saturates, $1 - h_t^2$ is small, and the gradient vanishes. That is why BN-LSTMs start with
+# gains of 0.1.
+#
+# The figure has this experiment in its last panel, after the five of zoneout.
+
+# %%
+COLORS = ("C0", "C1", "C2", "C3")  # of the four methods
+LABELS = ("unregularized", "zoneout, $z_c$ = 0.5", "zoneout, $z_c$ = $z_h$ = 0.15", "recurrent dropout, 0.5")
+
+
+def draw_cell(axis: plt.Axes) -> None:
+    """The gradient along the cell alone, by the formulas and as measured."""
+    steps = range(1, len(f))
+    axis.semilogy(steps, zoneout.mean(axis=(1, 2)), "C1")
+    axis.semilogy(steps, plain.mean(axis=(1, 2)), "C0")
+    axis.semilogy(steps, dropout.mean(axis=(1, 2)), color="0.5")
+    axis.semilogy(steps, measured.mean(axis=(1, 2)), "k.", ms=4)
+    axis.text(1, 2.0, "zoneout, $z + (1-z) f$; dots: 2,000 masks", color="C1", fontsize=8)
+    axis.text(7, 2e-3, "unregularized, $f$", color="C0", fontsize=8)
+    axis.text(8, 2e-7, "dropout of c, $(1-p) f$", color="0.4", fontsize=8)
+    axis.set(title="along the cell alone, z = p = 0.5", ylabel=r"$\partial L / \partial c_t$, mean over units")
+    axis.set_ylim(top=20)
+
+
+def draw_shares(axis: plt.Axes, title: str, curves: list[np.ndarray]) -> None:
+    """The norms (T,) of dL/dc_t of each method, divided by their sum, without the last step."""
+    for norms, label, color in zip(curves, LABELS, COLORS, strict=True):
+        axis.semilogy(range(1, len(norms)), (norms / norms.sum())[:-1], color, label=label)
+    axis.set(title=title, ylabel=r"$\|\partial L / \partial c_t\|$, share of the sum")
+
+
+def draw_gains(axis: plt.Axes, gammas: np.ndarray, curves: np.ndarray) -> None:
+    """The norms (T,) of dL/dh_t for every third gain."""
+    for gamma, norms in zip(gammas[::3], curves[::3], strict=True):
+        gray = str(0.85 * (1 - gamma))
+        axis.semilogy(range(1, len(norms) + 1), norms, color=gray, label=rf"$\gamma$ = {gamma:g}")
+    axis.set(title="tanh-RNN with BN, untrained", ylabel=r"$\|\partial L / \partial h_t\|$")
+    axis.legend(fontsize=8, loc="lower right")
+
+
+def draw(untrained: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> None:
+    figure, axes = plt.subplots(2, 3, figsize=(10.5, 6.4))
+    draw_cell(axes[0, 0])
+    draw_shares(axes[0, 1], "random LSTM", list(untrained.values()))
+    of_c = found["norms"][:, :, 0]  # (methods, epochs + 1, T)
+    draw_shares(axes[0, 2], "permuted digits, untrained", list(of_c[:, 0]))
+    draw_shares(axes[1, 0], "permuted digits, after one epoch", list(of_c[:, 1]))
+    draw_shares(axes[1, 1], "permuted digits, at the end", list(of_c[:, -1]))
+    plt.setp((axes[0, 2], axes[1, 0], axes[1, 1]), ylim=(2e-6, 0.5))
+    draw_gains(axes[1, 2], found["gammas"], found["gamma_norms"])
+    plt.setp(axes, xlabel="time step t")
+    handles, labels = axes[0, 1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    save(figure, "15_gradient_propagation")
 
 
 # %%
@@ -227,47 +316,33 @@ def main(preset: Preset = "quick", device: DeviceName = "cpu") -> dict[str, Any]
 
 
 # %%
-def draw_cell(axis: plt.Axes) -> None:
-    """The gradient along the cell alone, by the formulas and as measured."""
-    steps = range(1, len(f))
-    axis.semilogy(steps, zoneout.mean(axis=(1, 2)), "C1", label=r"zoneout: $z + (1-z) f$")
-    axis.semilogy(steps, plain.mean(axis=(1, 2)), "C0", label="no regularizer: $f$")
-    axis.semilogy(steps, dropout.mean(axis=(1, 2)), "C3", label="dropout of c: $(1-p) f$")
-    axis.semilogy(steps, measured.mean(axis=(1, 2)), "k.", ms=4, label="measured, 2,000 masks")
-    axis.set(title="along the cell alone, z = p = 0.5", ylabel=r"$\partial L / \partial c_t$, mean over units")
-    axis.legend(fontsize=8)
-
-
-def draw_shares(axis: plt.Axes, title: str, curves: list[np.ndarray]) -> None:
-    """The norms (T,) of dL/dc_t of each method, divided by their sum, without the last step."""
-    for name, norms in zip(KINDS, curves, strict=True):
-        axis.semilogy(range(1, len(norms)), (norms / norms.sum())[:-1], label=name)
-    axis.set(title=title, ylabel=r"$\|\partial L / \partial c_t\|$ / sum over t")
-
-
-def draw(untrained: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> None:
-    figure, axes = plt.subplots(2, 3, figsize=(10.5, 6))
-    draw_cell(axes[0, 0])
-    draw_shares(axes[0, 1], "random LSTM", list(untrained.values()))
-    draw_shares(axes[0, 2], "permuted digits, untrained", list(found["norms"][:, 0, 0]))
-    draw_shares(axes[1, 0], "permuted digits, one epoch", list(found["norms"][:, 1, 0]))
-    draw_shares(axes[1, 1], "permuted digits, at the end", list(found["norms"][:, -1, 0]))
-    for gamma, norms in zip(found["gammas"][::3], found["gamma_norms"][::3], strict=True):
-        axes[1, 2].semilogy(range(1, len(norms) + 1), norms, color=str(0.8 * gamma), label=rf"$\gamma$ = {gamma:g}")
-    axes[1, 2].set(title="tanh-RNN with BN, untrained", ylabel=r"$\|\partial L / \partial h_t\|$")
-    axes[0, 1].legend(fontsize=8)
-    axes[1, 2].legend(fontsize=8)
-    plt.setp(axes, xlabel="time step t")
-    save(figure, "15_gradient_propagation")
-
-
-# %%
 if __name__ == "__main__":
     shared.run(main)
 
 # %% [markdown]
+# ## In the figure
+#
+# Above, before training: along the cell alone (left) the gradient with zoneout fades much more slowly, and the dots lie
+# on the curve of the formula. The order is the same with all connections (middle) and on digits (right): zoneout with
+# 0.5, zoneout with 0.15, no regularizer, recurrent dropout.
+#
+# Below, after training: after one epoch (left) the order is still the same, as in the paper, but three of the curves
+# are close. At the end (middle) it is lost. Over 64 steps an LSTM can learn to carry gradients without help, and only
+# recurrent dropout stays behind. The last panel has the gains: with $\gamma$ = 0.1 the gradient reaches the first step
+# almost undiminished, and with $\gamma$ = 1 it vanishes on its way.
+
+# %% [markdown]
+# ## What to take away
+#
+# - The derivative along a unit that is zoned out is 1. On average zoneout replaces $f$ by $z + (1 - z) f$.
+# - Before training, zoneout brings more of the gradient to early steps, and recurrent dropout less.
+# - Training changes this. A network may learn open forget gates, and then zoneout has little to add.
+# - With batch normalization, a small gain keeps the tanh out of saturation and lets the gradient pass.
+#
 # ## Exercises
 #
-# 1. Give `random_lstm` `forget_bias=4.0` in all options. What does the formula say about zoneout when f is near 1?
-# 2. Let the loss be the mean of all h, not of the last one. What happens to the early shares, and why?
-# 3. Zone out h instead, `Zoneout(states=0.5)`, and return the norms of `record.states[0]`. Which derivative is 1 now?
+# 1. Give `random_lstm` the option `forget_bias=4.0` in all methods. What does the formula say about zoneout when f is
+#    near 1?
+# 2. Let the loss be the mean of all h, not a function of the last one. What happens to the early shares, and why?
+# 3. Zone out h in place of c, `Zoneout(states=0.5)`, and look at the norms of $\partial L / \partial h_t$. Which
+#    derivative is 1 now?
