@@ -267,8 +267,8 @@ shared.print_results("table1-char-ptb")
 # so does the order of zoneout, stochastic depth and no regularizer.
 #
 # The runs do not show that recurrent dropout is worse than no regularizer. With 0.7 it learns so slowly that it is
-# still improving fast at the end: [results/README.md](../results/README.md) has a longer run. And nothing here says
-# what happens with ten times the text, where there is less to over-fit.
+# still improving at the end; a longer run would tell. And nothing here says what happens with ten times the text, where
+# there is less to over-fit.
 
 # %% [markdown]
 # ## Exercises
