@@ -14,7 +14,7 @@ jupytext = pytest.importorskip("jupytext", reason="pip install -r requirements-d
 sys.path.insert(0, str(ROOT / "chapters"))
 import book  # noqa: E402
 
-PRINTED = re.compile(r"^```text\n.*?^```\n|^!\[figure of the chapter\].*\n|^\|.*\n", re.MULTILINE | re.DOTALL)
+PRINTED = re.compile(r"^```text\n(?:.*\n)*?```\n|^!\[figure of the chapter\].*\n|^\|.*\n", re.MULTILINE)
 
 
 def without_output(page: str) -> list[str]:
