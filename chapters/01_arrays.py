@@ -20,11 +20,14 @@ from minizone.backend import bernoulli, stream, synchronize, to_device, to_host
 from minizone.zoneout import zone_out
 
 # %% [markdown]
+# A recurrent network reads a sequence one time step after the other. It has a *state*: an array of numbers that it
+# updates at every step. Zoneout is a method for training such a network. At every step, some of the numbers, chosen at
+# random, keep their old value. This chapter is about the arrays, before any network is trained.
+#
 # ## One code, two libraries
 #
-# CuPy has the functions of NumPy under the same names, for arrays in the memory of a GPU. A function of minizone asks
-# for the library of its argument and calls it `xp`. The mathematics does not mention a device. A run chooses a `Device`
-# and moves its data there once. `to_host` brings a result back, so that it can be printed or drawn.
+# NumPy keeps its arrays in the main memory. CuPy has the same functions for arrays in the memory of a GPU. A function
+# of minizone asks for the library of its argument and calls it `xp`. The mathematics does not mention a device.
 
 
 # %%
@@ -34,6 +37,11 @@ def sigmoid(a):
     return 0.5 * xp.tanh(0.5 * a) + 0.5
 
 
+# %% [markdown]
+# A run chooses a `Device` and moves its data there once, with `to_device`. `to_host` copies a result back to NumPy, so
+# that it can be printed or drawn. Neither function copies an array that is already where it should be.
+
+# %%
 cpu = Device("cpu")
 a = to_device(np.linspace(-3, 3, 6).reshape(3, 2), cpu)
 print(f"{cpu.xp.__name__} computes, on {cpu.description}")
@@ -43,12 +51,20 @@ check("an array that is already there is not copied", to_host(a) is a and to_dev
 # %% [markdown]
 # ## Columns are examples
 #
-# The paper writes a step of a recurrent network as $a_t = W_x x_t + W_h h_{t-1} + b$. We keep its letters and their
-# order. There are T time steps, B examples, D input features and H hidden units. The B examples are the columns of
-# $x_t$ (D, B) and of $h_{t-1}$ (H, B). An LSTM has four gates, so its weights are $W_x$ (4H, D) and $W_h$ (4H, H), and
-# $a_t$ is (4H, B). A sequence is (T, D, B), and its states are (T, H, B).
+# A network processes a batch of examples at once. We write T for the number of time steps, B for the examples in a
+# batch, D for the input features and H for the hidden units, which are the numbers in the state of one example.
 #
-# Many libraries put the examples into rows and write `h @ W.T`. That is the same product, transposed.
+# The input of step $t$ is $x_t$ (D, B), and the state before the step is $h_{t-1}$ (H, B). Each example is one column.
+# A step starts with two matrix products. The paper writes
+#
+# $$a_t = W_x x_t + W_h h_{t-1} + b$$
+#
+# and we keep its letters and their order. An LSTM, the recurrent network of most chapters, computes four arrays of H
+# rows from $a_t$, its four *gates* (chapter 4). So $a_t$ is (4H, B), the weights are $W_x$ (4H, D) and $W_h$ (4H, H),
+# and the bias $b$ (4H,) is added to every column.
+#
+# A whole sequence is an array (T, D, B), and its states are (T, H, B). Many libraries put the examples into rows and
+# write `h @ W.T`. That is the same product, transposed.
 
 # %%
 T, B, D, H = 6, 3, 5, 4
@@ -60,10 +76,9 @@ products = W_x @ x[0]  # (4H, B)
 check("rows give the same numbers, transposed", np.allclose(x[0].T @ W_x.T, products.T))
 
 # %% [markdown]
-# Why is time the first axis? Memory is one long line, and the elements along the last axis of an array are neighbours
-# in it. In (T, D, B) a time step is one contiguous piece. So is a gate, which is H rows of (4H, B). With the examples
-# first, (B, T, D), a time step is B pieces far apart. With time last, (D, B, T), no two numbers of a time step are
-# neighbours. `main` measures what that costs.
+# Why is time the first axis? Memory is one long line, and elements along the last axis of an array are neighbors in
+# it. In (T, D, B) a time step is one contiguous piece. A gate is one too: H rows of (4H, B). In (B, T, D) a time step
+# is B separate pieces. In (D, B, T) no two numbers of a time step are neighbors. `main` measures what that costs.
 
 # %%
 gate = products[H : 2 * H]  # (H, B)
@@ -74,9 +89,8 @@ check("with the examples first, a time step is not contiguous", not examples_fir
 # %% [markdown]
 # ## Randomness is an argument
 #
-# Zoneout draws a mask `keep` for every step. It is 1 where a unit keeps its old value. Suppose the function itself drew
-# the mask. Then two calls would never compute the same function, and the slope between two nearby points would be noise
-# divided by a tiny number. With the mask as an argument there is one function, and it has a derivative (chapter 3).
+# Zoneout needs a mask `keep` at every step. It is 1 where a unit keeps its old value, and 0 elsewhere. We draw the
+# mask first and pass it to the function that needs it. The function below computes a small loss this way.
 
 
 # %%
@@ -85,22 +99,29 @@ def loss(w: float, keep: np.ndarray) -> float:
     return float(zone_out(x[0], np.tanh(w * x[0]), keep).sum())
 
 
+# %% [markdown]
+# Suppose the function drew the mask itself. Two calls would then have different masks, so they would not compute the
+# same function. The slope between two nearby points would be a random difference divided by a tiny number. With the
+# mask as an argument there is one function, and it has a derivative.
+
+# %%
 mask = bernoulli(rng, 0.5, (D, B), np.float64)
 other_mask = bernoulli(rng, 0.5, (D, B), np.float64)
 step = 1e-6
 noisy_slope = (loss(1 + step, other_mask) - loss(1, mask)) / step
 slope = (loss(1 + step, mask) - loss(1, mask)) / step
 derivative = ((1 - mask) * (1 - np.tanh(x[0]) ** 2) * x[0]).sum()  # of the loss by w, at w = 1
-print(f"slope with another mask at each point: {noisy_slope:.0f}")
+print(f"another mask at each point: slope {noisy_slope:.0f}")
+print(f"the same mask: slope {slope:.4f}, derivative {derivative:.4f}")
 check("with the same mask at both points, the slope is the derivative", abs(slope - derivative) < 1e-4)
 
 # %% [markdown]
-# Where do the random numbers come from? `stream(seed, purpose, ...)` is a generator made from a hash of its arguments,
-# and of nothing else. The masks of update 3 are those of `stream(seed, "masks", 3)`, whatever was drawn before. A run
-# that was killed therefore continues with the masks it would have had, although no state of a generator was saved. A
-# single generator would start again from its first number.
+# Where do the random numbers come from? `stream(seed, purpose, ...)` makes a generator from a hash of its arguments,
+# and from nothing else. The masks of update 3 come from `stream(seed, "masks", 3)`, whatever was drawn before. So a run
+# that was stopped continues with the right masks, and no generator has to be saved.
 #
-# In training the CPU draws the masks and moves them to the device. One seed gives the same masks on both devices.
+# Compare this with one generator for the whole run. A resumed run makes a new one, which starts again from its first
+# number. The two functions below draw a mask for each update in the two ways.
 
 
 # %%
@@ -115,6 +136,10 @@ def carried(updates: range) -> list[np.ndarray]:
     return [bernoulli(generator, 0.5, (8, 8)) for _ in updates]
 
 
+# %% [markdown]
+# In training the CPU draws the masks and moves them to the device. So one seed gives the same masks on both devices.
+
+# %%
 whole_run = range(6)
 resumed_run = range(3, 6)
 check("keyed streams: a resumed run draws the same masks", np.array_equal(keyed(whole_run)[3:], keyed(resumed_run)))
@@ -125,12 +150,15 @@ check("streams of different purposes differ", stream(1, "weights").random() != s
 # %% [markdown]
 # ## How many bits
 #
-# A float32 has 24 significant bits, about 7 digits, and half the size of a float64. It has three traps. A small term is
-# lost in a large sum. `exp` overflows just below 89. And one float64 array in a formula turns all that follows into
-# float64. A NumPy scalar such as `np.float64(2)` does that too.
+# A float32 has 24 significant bits, about 7 digits, and half the size of a float64. Three things go wrong easily:
 #
-# So minizone adds up its losses as Python floats, which are float64, and never takes `exp` of a large number. A
-# `Tensor` treats a NumPy scalar as the plain number that was meant.
+# - A small term is lost in a large sum.
+# - `exp` overflows just below 89.
+# - One float64 array in a formula makes the result float64, and so everything that is computed from it. A NumPy scalar
+#   such as `np.float64(2)` does that too.
+#
+# So minizone adds up its losses as Python floats, which have 64 bits, and never takes `exp` of a large number. A
+# `Tensor`, which is an array that can have a gradient (chapter 2), treats a NumPy scalar like a plain Python number.
 
 # %%
 x32 = np.ones(3, np.float32)
@@ -145,10 +173,10 @@ with np.errstate(over="ignore"):
 # %% [markdown]
 # ## What is different in CuPy
 #
-# An index out of range does not raise an error in CuPy. It wraps around, without a message. So minizone checks its
-# tokens itself.
+# An index out of range raises no error in CuPy. It wraps around. So minizone checks by itself that its tokens, the
+# integers that stand for characters or words, are valid.
 #
-# Operations refuse NumPy arrays. Every transfer between CPU and GPU is therefore a visible call.
+# CuPy's operations refuse NumPy arrays. Every transfer between CPU and GPU is therefore a visible call.
 #
 # A call only *queues* work on the GPU and returns. Python waits when it needs a number, as in `float(y)`. A loop that
 # reads its loss at every step waits at every step. A time is meaningful only after `synchronize`, which waits for all
@@ -176,10 +204,14 @@ check(f"an LSTM that is given a token out of range {found}", found == "raises In
 # %% [markdown]
 # ## Three measurements
 #
-# `main` times three things. The first is the product of a step for growing batches, with examples as columns and as
-# rows. All examples of a batch share one reading of the weights, so an example gets cheaper in a larger batch. The
-# second is the time to reach a time step in three layouts. The third is how long a product takes to be queued, beside
-# the time until its result is there.
+# `main` times three things:
+#
+# 1. The product $W_h h$ for growing batches, with examples as columns and as rows. All examples of a batch share one
+#    reading of the weights, so an example gets cheaper in a larger batch.
+# 2. The time to read a time step, in three layouts.
+# 3. The time until the call of a product returns, and the time until its result is there.
+#
+# Each time is the shortest of nine runs, since other programs can only make a run slower.
 
 
 # %%
@@ -199,6 +231,11 @@ def microseconds(f, device: Device) -> float:
     return 1e6 * min(timeit.repeat(run_and_wait, number=1, repeat=9))
 
 
+# %% [markdown]
+# The first measurement divides the time of a product by the number of examples.
+
+
+# %%
 def time_products(H: int, batches: list[int], device: Device) -> tuple[list[float], list[float]]:
     """Microseconds per example for W @ h with columns as examples, and for h @ W.T with rows as examples."""
     xp = device.xp
@@ -212,6 +249,10 @@ def time_products(H: int, batches: list[int], device: Device) -> tuple[list[floa
         rows.append(microseconds(lambda h=h_rows: h @ W_h_T, device) / B)
     return columns, rows
 
+
+# %% [markdown]
+# The second walks through the time steps of an array whose axes are stored in one of three orders. The arithmetic is
+# small, so that reading $x_t$ takes a large part of the time.
 
 # %%
 LAYOUTS = {"(T, H, B)": (0, 1, 2), "(B, T, H)": (2, 0, 1), "(H, B, T)": (1, 2, 0)}  # the order of the axes T, H, B
@@ -235,25 +276,41 @@ def time_layouts(T: int, H: int, device: Device) -> dict[str, float]:
 
 
 # %% [markdown]
-# The right panel of the figure shows the masks of a whole run and of a run that was resumed at update 3, for keyed
-# streams and for one generator.
+# The figure shows the first two measurements. Below them it shows the masks of a whole run, and those of a run that was
+# resumed at update 3.
 
 
 # %%
 def draw_masks(axis) -> None:
     """Four strips of masks: a whole run and a resumed one, keyed and from one generator."""
     strips = []
-    for draw in (keyed, carried):
+    for draw_mask in (keyed, carried):
         for updates in (whole_run, resumed_run):
             missing = 6 - len(updates)
-            masks = [np.full((8, 8), 0.5)] * missing + draw(updates)
-            framed = [np.pad(mask, ((0, 2), (0, 1)), constant_values=0.5) for mask in masks]  # grey gaps
+            masks = [np.full((8, 8), 0.5)] * missing + draw_mask(updates)
+            framed = [np.pad(mask, ((0, 2), (0, 1)), constant_values=0.5) for mask in masks]  # gray gaps
             strips.append(framed)
     axis.imshow(np.block(strips), cmap="Greys", aspect="auto", interpolation="nearest")
-    axis.set(title="masks of a run, and of one resumed at 3", xlabel="update")
+    axis.set(title="masks of six updates (black: the unit keeps its old value)", xlabel="update")
     axis.set_xticks(9 * np.arange(6) + 3.5, range(6))
-    axis.set_yticks(10 * np.arange(4) + 3.5, ["keyed", "resumed", "one\ngenerator", "resumed"])
+    names = ["keyed streams", "keyed streams,\nresumed at 3", "one generator", "one generator,\nresumed at 3"]
+    axis.set_yticks(10 * np.arange(4) + 3.5, names)
     axis.grid(False)
+
+
+def draw(H: int, batches: list[int], columns: list[float], rows: list[float], layouts: dict[str, float]) -> None:
+    figure, axes = plt.subplot_mosaic([["products", "layouts"], ["masks", "masks"]], figsize=(8.5, 5.6))
+    axes["products"].loglog(batches, columns, "o-", ms=4, label="examples as columns, $W_h h$")
+    axes["products"].loglog(batches, rows, "s--", ms=4, label="examples as rows, $h W_h^T$")
+    axes["products"].set(title=f"time of a product, H = {H}", xlabel="examples B", ylabel="microseconds per example")
+    axes["products"].set_xticks(batches, batches, minor=False)
+    axes["products"].minorticks_off()
+    axes["products"].set_yticks([3, 10, 30, 100, 300], [3, 10, 30, 100, 300])
+    axes["products"].legend(loc="upper center", bbox_to_anchor=(0.5, -0.2))
+    axes["layouts"].bar(list(layouts), list(layouts.values()), width=0.6)
+    axes["layouts"].set(title="time to read a time step", xlabel="order of the axes in memory", ylabel="microseconds")
+    draw_masks(axes["masks"])
+    save(figure, "01_arrays")
 
 
 # %%
@@ -277,21 +334,11 @@ def main(preset: Preset = "quick", device: DeviceName = "cpu") -> dict[str, obje
     W_h = random_array(where, 4 * H, H)
     h = random_array(where, H, largest)
     queued = 1e6 * min(timeit.repeat(lambda: W_h @ h, number=1, repeat=9))  # without the wait
-    print(
-        f"a call of a product returns after {queued:.0f} us, its result is there after {columns[-1] * largest:.0f} us"
-    )
+    done = columns[-1] * largest
+    print(f"the call of a product returns after {queued:.0f} us, its result is there after {done:.0f} us")
 
     layouts = time_layouts(T, H, where)
-
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3), width_ratios=[1.1, 0.9, 1.2])
-    left.loglog(batches, columns, "o-", ms=3, label="columns: $W h$")
-    left.loglog(batches, rows, "s--", ms=3, label="rows: $h W^T$")
-    left.set(title=f"product of a step, H = {H}", xlabel="examples B", ylabel="microseconds per example")
-    left.legend()
-    middle.bar(list(layouts), list(layouts.values()), color=["C0", "C1", "C3"])
-    middle.set(title="reading a time step", xlabel="layout in memory", ylabel="microseconds")
-    draw_masks(right)
-    save(figure, "01_arrays")
+    draw(H, batches, columns, rows, layouts)
     return {"batches": batches, "columns_us": columns, "rows_us": rows, "layouts_us": layouts}
 
 
@@ -300,8 +347,28 @@ if __name__ == "__main__":
     shared.run(main)
 
 # %% [markdown]
+# ## In the figure
+#
+# Above, left: an example costs less in a larger batch. (A batch of one is special: the product of a matrix and a single
+# vector has a faster routine of its own.) From B = 2 on, columns are the faster order on this machine. Right: a time
+# step is read fastest where it is one contiguous piece of memory, and most slowly where time is the last axis.
+#
+# Below: with keyed streams, the resumed run has the masks of updates 3, 4 and 5 of the whole run. With one generator it
+# has those of updates 0, 1 and 2 instead.
+
+# %% [markdown]
+# ## What to take away
+#
+# - A function asks its argument for the array library, so the same lines run on the CPU and on the GPU.
+# - Time comes first and examples come last, so a time step is one contiguous piece of memory.
+# - A mask is an argument. With the same mask, a function can be differentiated, checked and repeated.
+# - Random numbers are keyed by seed, purpose and update, so a resumed run draws what the whole run would have drawn.
+#
 # ## Exercises
 #
-# 1. Change float32 to float64 in `random_array`. By how much does a product slow down, and the loop over time?
-# 2. Let the largest B be 512 in `quick`. From which B on does an example get no cheaper?
-# 3. Let `walk` update s in place, `s *= 0.9; s += x_t`. What does a new array at every step cost?
+# 1. Use float64 in place of float32 for `W_h` and `h`. By how much does the product slow down? How far apart are the
+#    two results?
+# 2. Save the state of the one generator after update 2 (`generator.bit_generator.state`), and set it when the run
+#    resumes. Are the masks right now? Which advantage do keyed streams have all the same?
+# 3. Let `walk` update `s` in place: `s *= 0.9`, then `s += x_t`. Does the result change? What happens to the data if
+#    `s` starts as `steps[0]` in place of 0?

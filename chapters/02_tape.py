@@ -23,14 +23,24 @@ from minizone.backend import bernoulli, stream, synchronize, to_device
 # %% [markdown]
 # ## The tape
 #
-# Write $\bar v$ for $\partial L / \partial v$. The loss L is one number, so $\bar v$ has the shape of the array $v$.
-# If $y_1, y_2, \dots$ were computed from $v$, the chain rule says
+# To train a network we need the derivative of its loss $L$, a single number, with respect to each of its weights. We
+# write $dv$ for $\partial L / \partial v$, the gradient of the loss with respect to an array $v$. It has the shape of
+# $v$.
 #
-# $$\bar v = \sum_n \bar y_n \, \frac{\partial y_n}{\partial v}$$
+# Suppose that $y_1, y_2, \dots$ were computed from $v$. Then a change of $v$ acts on the loss through each of them, and
+# the chain rule adds up these effects:
 #
-# So a node stores three things: its parents, which are the nodes it was computed from; a function `chain`, which turns
-# its own gradient into one term for each parent; and its number, which counts the nodes made so far. All arrays here
-# have one shape and are combined element by element.
+# $$dv = \sum_n dy_n \, \frac{\partial y_n}{\partial v}$$
+#
+# While a program computes its loss, it can record what it does. The record is called a *tape*. Here it is a graph of
+# nodes. We say that $v$ is a *parent* of $y_1, y_2, \dots$, and that these are the *children* of $v$. A node stores its
+# value and three more things:
+#
+# - its parents;
+# - a function `chain`, which computes from the gradient of the node the term of each parent;
+# - its number, which counts the nodes made so far.
+#
+# In this chapter all arrays have one shape, and all operations work element by element.
 
 
 # %%
@@ -58,9 +68,11 @@ class Node:
 
 
 # %% [markdown]
-# The backward pass starts at the output and keeps a list of nodes that wait for their visit. The function `choose`
-# picks the next one. A visit passes the gradient of a node on to its parents. A leaf has no parents. It only collects
-# its gradient, and keeps it after the call, so a second pass adds the same gradient once more.
+# The backward pass starts at the output. It keeps a list of nodes that wait for their visit, and the function `choose`
+# picks the next one. A visit computes the terms of the parents and adds them to what the parents have collected.
+#
+# A node without parents is called a *leaf*: a weight or an input. It is not visited. It keeps its gradient in `grad`,
+# and a second backward pass adds to it.
 
 
 # %%
@@ -87,8 +99,8 @@ def backward(output, choose):
 
 
 # %% [markdown]
-# Three orders are natural. A queue visits the node that has waited longest. Depth first visits the one that came last.
-# The third order visits the node with the highest number, which is the youngest.
+# Three orders come to mind. A queue visits the node that has waited longest. Depth first visits the node that came
+# last. The third order visits the node with the highest number, which is the one that was computed last.
 
 
 # %%
@@ -107,6 +119,10 @@ def highest_number(waiting):
 
 ORDERS = {"queue": oldest_in_list, "depth first": newest_in_list, "highest number": highest_number}
 
+# %% [markdown]
+# A first test: the derivative of $x^2$ at $x = 3$.
+
+# %%
 x = Node(np.array(3.0))
 y = x * x
 backward(y, highest_number)
@@ -117,17 +133,19 @@ check("a second pass adds 6 more", x.grad == 12)
 # %% [markdown]
 # ## The diamond
 #
-# Take a small network with zoneout. It has H units, and each unit sees only itself. The weights $w$, the biases $b$ and
-# the masks $k_t$ are all (H,):
+# Take a small recurrent network with zoneout. It has H units, and each unit sees only its own state. At step t the
+# state is $h_t$ (H,). The weights $w$, the biases $b$ and the masks $k_t$ are (H,) too. A mask is 1 where a unit keeps
+# its old value, and 0 elsewhere. With $\odot$ for the product element by element,
 #
 # $$h_t = k_t \odot h_{t-1} + (1 - k_t) \odot \tanh(w \odot h_{t-1} + b)$$
 #
-# Two paths lead from $h_{t-1}$ to $h_t$: a short one, which keeps the old value, and a long one through the tanh. They
-# form a diamond. On the way back, the short path brings its term to $h_{t-1}$ first. If $h_{t-1}$ is visited at that
-# moment, it passes on only part of its gradient, and the rest is lost.
+# Two paths lead from $h_{t-1}$ to $h_t$. The short one keeps the old value, and the long one goes through the tanh.
+# They form a diamond.
 #
-# The network below works with any kind of number: a `Node`, a `Tensor` of minizone, or a NumPy array. NumPy arrays may
-# be complex, which gives the true derivative without a tape (chapter 3).
+# On the way back, the term of the short path can arrive at $h_{t-1}$ before that of the long path. If $h_{t-1}$ is
+# visited at that moment, it passes on only a part of its gradient. The rest is lost.
+#
+# The network below works with any kind of number: a `Node`, a `Tensor` of minizone, or a NumPy array.
 
 
 # %%
@@ -143,7 +161,12 @@ H = 8
 w0, b0, h0 = stream(1, "w, b, h").standard_normal((3, H))
 masks = bernoulli(stream(1, "masks"), 0.5, (2_000, H), float)  # (T, H)
 
+# %% [markdown]
+# The loss is the sum of the last state. We compare its gradient by each of the orders with the true one. The true one
+# comes from complex numbers and needs no tape. Chapter 3 explains this method.
 
+
+# %%
 def true_gradient(steps):
     """dL/dw (H,) for L = the sum of h_T, by a step into the complex plane."""
     _, h = network(np.asarray, np.tanh, w0 + 1e-20j, b0, h0, masks[:steps])
@@ -169,14 +192,19 @@ check("a queue is wrong, and so is depth first", min(errors["queue"], errors["de
 # %% [markdown]
 # ## Why the highest number is right
 #
-# Every node is computed from nodes that exist already, so numbers rise from a parent to its child. Suppose that node
-# $n$ is visited too early: one of its children, $m$, has not been visited yet. Follow the path from the output down to
-# $m$. Somewhere on it is a node that waits at this moment. Its number is at least that of $m$, and so higher than that
-# of $n$. The rule would have chosen it before $n$. So no node is visited too early.
+# A node must not be visited before all of its children. The order of the highest number never does that. Here is a
+# proof by contradiction.
 #
-# A recursion that follows every path by itself is right too. But the number of paths doubles at every diamond. And
-# Python stops a recursion at about 1,000 calls inside each other, which is a few hundred time steps. An image in
-# section 4.3 of the paper has 784. A loop has no such limit.
+# A node is computed from nodes that exist already. So the number of a child is higher than those of its parents.
+#
+# Suppose that node $n$ is visited while its child $m$ has not been visited. A path leads from the output back to $m$.
+# Take the first node on this path that has not been visited. It is waiting, because the node before it on the path has
+# been visited. It is $m$ itself or was computed from $m$, so its number is at least that of $m$. This is higher than
+# the number of $n$. The rule would have chosen it before $n$.
+#
+# ## Why not a recursion?
+#
+# A recursion that follows every path by itself is right too. But the number of paths doubles at every diamond.
 
 
 # %%
@@ -196,6 +224,10 @@ calls = recurse(h, 1.0)
 print(f"six steps: 36 nodes, {calls} calls of the recursion")
 check("recursion is right", np.allclose(w.grad, true_gradient(6), rtol=1e-12))
 
+# %% [markdown]
+# There is a second problem. Python stops a recursion at about 1,000 calls inside each other, which is a few hundred
+# time steps. An image in section 4.3 of the paper has 784. A loop has no such limit.
+
 
 # %%
 def recursion_fails(steps) -> bool:
@@ -214,9 +246,9 @@ check("the loop visits each of their 12,000 nodes once", len(visited) == len(set
 # %% [markdown]
 # ## The same in minizone
 #
-# In `minizone/autograd/tensor.py` an operation is a `Function`. Its `backward` is the chain, and stands right under its
-# `forward`. Its `serial` is the number, and a heap finds the highest one. Here is zoneout as a Function. The mask comes
-# in as a plain array and gets no gradient.
+# In `minizone/autograd/tensor.py` an operation is a `Function`. Its method `backward` is the chain, and stands right
+# under its method `forward`. Its `serial` is the number, and a heap finds the highest one. Here is zoneout as a
+# `Function`. The mask comes in as a plain array and gets no gradient.
 
 
 # %%
@@ -229,6 +261,7 @@ class ZoneOut(Function):
         return gy * self.keep, gy * (1 - self.keep), None
 
 
+# %%
 w, b, h = Tensor(w0), Tensor(b0), Tensor(h0)
 for k in masks:
     h = ZoneOut()(h, ops.tanh(w * h + b), k)
@@ -240,8 +273,7 @@ check("2,000 steps: minizone is right", np.allclose(w.grad, truth, rtol=1e-9, at
 # %% [markdown]
 # ## How long does it take?
 #
-# `main` times the backward pass through few and many nodes, on this tape and on that of minizone. Its picture shows two
-# steps of the network and the turn at which each order visits each node.
+# `main` times the backward pass through few and many steps, with the tape of this chapter and with that of minizone.
 
 
 # %%
@@ -263,28 +295,33 @@ def seconds_of_backward(T: int, where: Device) -> tuple[float, float]:
     return timeit.timeit(run_nodes, number=1), timeit.timeit(run_tensors, number=1)
 
 
+# %% [markdown]
+# The figure draws the nodes of the second of two steps, from $h_1$ on the left to $h_2$ on the right. The number in a
+# node says at which turn an order visits it.
+
 # %%
-NAMES = ["$h_1$", "$k\\,h_1$", "$w\\,h_1$", "$+\\,b$", "tanh", "$(1-k)\\,\\cdot$", "$h_2$"]  # in the order of numbers
-POSITIONS = np.array([(0, 0), (2.5, 0.5), (1, -0.5), (2, -0.5), (3, -0.5), (4, -0.5), (5, 0)])
-OUTLINE = [0, 1, 6, 5, 4, 3, 2, 0]  # from h_1 by the short path to h_2, and back by the long one
+NAMES = ["$h_1$", "$k\\,h_1$", "$w\\,h_1$", "$w\\,h_1+b$", "tanh", "$(1-k)\\tanh$", "$h_2$"]  # as they are numbered
+PLACES = np.array([(0, 0), (2.5, 0.45), (1, -0.45), (2, -0.45), (3, -0.45), (4, -0.45), (5, 0)])
+TO_PARENTS = [(6, 1), (6, 5), (5, 4), (4, 3), (3, 2), (2, 0), (1, 0)]
 
 
-def draw_order(axis, order: str, drop: float) -> None:
-    """The second step of the network, lowered by ``drop``; a node shows the turn at which it is visited."""
+def draw_order(axis, order: str) -> None:
+    """The second step of the network; a node shows the turn at which it is visited."""
     _, visited = gradient_by_nodes(2, order)
     nodes = sorted(visited, key=lambda node: node.number)[-7:]  # h_1 to h_2
     turns = [visited.index(node) + 1 for node in nodes]
     too_early = turns[0] < max(turns[1:3])  # h_1 came before one of its two children
-    places = POSITIONS - np.array([0, drop])
-    axis.plot(places[OUTLINE, 0], places[OUTLINE, 1], "k", lw=0.6, zorder=0)
-    for k, (right, up) in enumerate(places):
-        color = "w"
-        name = NAMES[k]
-        if k == 0:
-            color = "C3" if too_early else "C2"
-            name = f"{order}: {name}"
-        axis.text(right, up, turns[k], ha="center", va="center", bbox={"boxstyle": "circle", "fc": color})
-        axis.text(right, up + 0.36, name, ha="center", fontsize=8)
+    for child, parent in TO_PARENTS:
+        arrow = {"arrowstyle": "-|>", "shrinkA": 8, "shrinkB": 8, "fc": "k", "lw": 0.7}
+        axis.annotate("", PLACES[parent], PLACES[child], arrowprops=arrow)
+    colors = ["tomato" if too_early else "lightgreen"] + 6 * ["w"]
+    axis.scatter(PLACES[:, 0], PLACES[:, 1], s=270, c=colors, edgecolors="k", zorder=2)
+    for (x, y), name, turn in zip(PLACES, NAMES, turns, strict=True):
+        axis.text(x, y, str(turn), ha="center", va="center", zorder=3)
+        axis.text(x, y + 0.3, name, ha="center")
+    state = "too early" if too_early else "in time"
+    axis.set(title=f"{order}: $h_1$ is visited {state}", xlim=(-0.4, 5.4), ylim=(-0.8, 1.0))
+    axis.set_axis_off()
 
 
 # %%
@@ -298,14 +335,17 @@ def main(preset: Preset = "quick", device: DeviceName = "cpu") -> dict[str, obje
     ours = [nodes for nodes, _ in times]
     minizone = [tensors for _, tensors in times]
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), width_ratios=[1.8, 1])
-    for row, order in enumerate(ORDERS):
-        draw_order(left, order, drop=2 * row)
-    left.set(title="turn of each node; red: $h_1$ before its gradient is complete", xlim=(-1, 5.5), ylim=(-4.9, 1.1))
-    left.set(xticks=[], yticks=[], frame_on=False)
-    right.loglog(steps, ours, "o-", ms=4)
-    right.loglog(steps, minizone, "s--", ms=4)
-    right.set(title="blue: this tape, orange: minizone", xlabel="steps of six nodes each", ylabel="seconds of backward")
+    figure, axes = plt.subplot_mosaic(
+        [["queue", "times"], ["depth first", "times"], ["highest number", "times"]],
+        figsize=(9, 4.6),
+        width_ratios=[1.7, 1],
+    )
+    for order in ORDERS:
+        draw_order(axes[order], order)
+    axes["times"].loglog(steps, ours, "o-", ms=4, label="tape of this chapter")
+    axes["times"].loglog(steps, minizone, "s--", ms=4, label="tape of minizone")
+    axes["times"].set(title="time of the backward pass", xlabel="time steps (six nodes each)", ylabel="seconds")
+    axes["times"].legend(loc="upper left")
     save(figure, "02_tape")
     return {"steps": steps, "ours": ours, "minizone": minizone}
 
@@ -315,9 +355,25 @@ if __name__ == "__main__":
     shared.run(main)
 
 # %% [markdown]
+# ## In the figure
+#
+# On the left, gradients flow along the arrows, from $h_2$ to $h_1$. A queue visits $h_1$ at turn 4, but its child
+# $w \, h_1$ only at turn 10. Depth first makes the same mistake on the other path. The order of the highest number
+# visits $h_1$ last, after both of its children. (The turns that are missing belong to the nodes of the first step.)
+#
+# On the right, the time grows in proportion to the number of steps, for both tapes.
+
+# %% [markdown]
+# ## What to take away
+#
+# - A node needs its parents and the derivative of one operation. The chain rule does the rest.
+# - A gradient is a sum over all uses of a value. It must be complete before it is passed on.
+# - Visiting the node with the highest number first guarantees that, visits each node once, and needs no recursion.
+#
 # ## Exercises
 #
 # 1. Exchange the two terms of `h` in `network`. Which of the three orders gives another gradient now, and why?
-# 2. Let a parent wait again when a new term arrives, and pass on only that term. Is a queue right now? How many visits
-#    does it take?
-# 3. Let `gradients` live on the nodes and outlast the call, as in some tapes. What becomes of the 12?
+# 2. Let a queue repair its mistake: a parent waits again whenever a new term arrives, and passes on only the new term.
+#    Is the gradient right? How many visits does it take for T steps?
+# 3. Let `gradients` be a dictionary that is kept from one call of `backward` to the next, so that every node keeps its
+#    gradient. What does the second pass of $x^2$ give in place of 12?
