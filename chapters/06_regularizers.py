@@ -2,8 +2,8 @@
 # # 6. The other regularizers, each in a few lines
 #
 # **Claim.** The memory of an LSTM passes directly from $c_{t-1}$ to $c_t$, and the gradient comes back on the same
-# path. Zoneout sets the factor on this path to exactly 1, at random. Of the other regularizers only stochastic depth
-# does the same. The rest leave the factor to the forget gate and put their noise elsewhere.
+# path. Zoneout sets the factor on this path to exactly 1 for units that are chosen at random. Of the other regularizers
+# only stochastic depth does the same. The rest leave this factor to the forget gate and put their noise elsewhere.
 #
 # Paper: sections 2.3 and 3.2, figure 2, Table 1, figures 3 and 4. The full comparison, on 1,000 units:
 # `python chapters/06_regularizers.py --preset paper --device gpu`
@@ -25,13 +25,24 @@ from minizone.experiments.gradients import StateGradients, norms_over_time
 from minizone.layers.regularizers import l2_penalty, norm_stabilizer, weight_noise
 
 # %% [markdown]
-# ## One network to try them all on
+# ## Notation
 #
-# We use a small LSTM: T = 40 steps, D = 8 inputs, B = 32 examples, H = 32 units. `layer` makes it with any regularizer,
-# and always with the same weights. The loss is the mean of the *last* hidden state, so the gradient starts at the end.
+# T is the number of time steps, D the number of inputs, H the number of hidden units, and B the number of examples in a
+# minibatch. All symbols with an index $t$ are arrays (H, B), with a column for each example.
 #
-# `watch` runs the network once with the noise of training. It returns the states, and the gradients dLoss/dc_t that
-# back-propagation through time computes on its way.
+# At step $t$ an LSTM has the cells $c_t$ and the hidden state $h_t$. The input gate $i_t$, the forget gate $f_t$ and
+# the output gate $o_t$ are numbers between 0 and 1. The new content is $g_t$. Without a regularizer
+#
+# $$c_t = f_t \odot c_{t-1} + i_t \odot g_t$$
+#
+# $$h_t = o_t \odot \tanh c_t$$
+#
+# $\odot$ multiplies element by element. With zoneout, the right-hand sides are the candidates $\tilde c_t$ and
+# $\tilde h_t$ (chapter 5).
+#
+# ## One network for all of them
+#
+# We use a small LSTM. The function `layer` makes it with any regularizer, and always with the same weights.
 
 # %%
 T, D, B, H = 40, 8, 32, 32
@@ -42,6 +53,14 @@ def layer(**options) -> LSTM:
     return LSTM(D, H, rng=stream(1, "weights"), dtype=np.float64, **options)
 
 
+# %% [markdown]
+# The loss is the mean of the *last* hidden state. So its gradient starts at the last step and has to travel back.
+#
+# The function `watch` runs the network once, with the noise of training. It returns the states, and the gradients
+# $\partial L / \partial c_t$ that back-propagation through time computes.
+
+
+# %%
 def last_state(network, h, c):
     return h[-1].mean()
 
@@ -63,32 +82,45 @@ def watch(network, loss=last_state, sigma=0.0):
 h_plain, c_plain, dc_plain = watch(layer())
 
 # %% [markdown]
-# ## Recurrent dropout (Semeniuta et al.)
+# ## Recurrent dropout
 #
-# Recurrent dropout drops the news of a cell and not its memory. The gates, $d_t$ and $k_t$ are (H, B), and
-# $P(d_t = 0) = p$:
+# Recurrent dropout (Semeniuta et al.) drops the new content of a cell, and not its old value. The mask $d_t$ (H, B) is
+# 0 with probability $p$ and otherwise 1:
 #
-# $$\tilde c_t = f_t \odot c_{t-1} + d_t \odot i_t \odot g_t$$
+# $$c_t = f_t \odot c_{t-1} + d_t \odot i_t \odot g_t$$
 #
-# A unit that gets no news still forgets, because $f_t < 1$. A unit that is zoned out does not. At test time $d_t$
-# becomes its expectation, $1 - p$.
+# A cell that is dropped still forgets, because $f_t < 1$. At test time $1 - p$, the mean of $d_t$, takes its place.
 
 # %%
 dropping = layer(drop_inputs=0.5)
 is_dropped = dropping.masks(T, B, stream(2, "masks"))["input_mask"][1:] == 0  # (T - 1, H, B)
 _, c, _ = watch(dropping)
-shrinks = np.abs(c[1:]) <= np.abs(c[:-1])
+shrinks = np.abs(c[1:]) <= np.abs(c[:-1])  # (T - 1, H, B)
 check("recurrent dropout: a dropped cell only shrinks", shrinks[is_dropped].all())
 
+# %% [markdown]
+# A cell that is zoned out keeps its value. Its mask $k_t$ (H, B) is 1 with probability $z_c$, and otherwise 0.
+
+# %%
 waiting = layer(zoneout=Zoneout(cells=0.5))
 waits = waiting.masks(T, B, stream(2, "masks"))["keep_c"][1:] == 1  # (T - 1, H, B)
 _, c, _ = watch(waiting)
-check("zoneout: a cell that waits does not move", (np.diff(c, axis=0)[waits] == 0).all())
+check("zoneout: a zoned-out cell does not move", (np.diff(c, axis=0)[waits] == 0).all())
 
 # %% [markdown]
-# Look at the factor from $c_{t-1}$ to $c_t$ for fixed gates. It is $f_t$ in the plain LSTM, $f_t$ with recurrent
-# dropout, and $k_t + (1 - k_t) f_t$ with zoneout. To see the product of these factors alone we set $W_h = 0$: then no
-# gradient takes the way through $h$.
+# ## The factor from one cell to the next
+#
+# Take the gates as fixed. In the plain LSTM, and with recurrent dropout, the derivative of a cell by the cell before it
+# is the forget gate:
+#
+# $$\frac{\partial c_t}{\partial c_{t-1}} = f_t$$
+#
+# With zoneout it is never smaller than that, and where $k_t = 1$ it is exactly 1:
+#
+# $$\frac{\partial c_t}{\partial c_{t-1}} = k_t + (1 - k_t) \odot f_t$$
+#
+# To measure the product of these factors alone, set the recurrent weights $W_h$ (4H, H) to 0. Then the gates do not
+# depend on $h_{t-1}$, and the gradient has no other path.
 
 
 # %%
@@ -103,6 +135,7 @@ def direct_gradient(network):
     return dc
 
 
+# %%
 plain_path = direct_gradient(layer())
 dropout_path = direct_gradient(dropping)
 zoneout_path = direct_gradient(waiting)
@@ -112,16 +145,21 @@ check("zoneout makes its factors larger, never smaller", (zoneout_path >= plain_
 # %% [markdown]
 # ## Zoneout of the output gate
 #
-# Section 3.2 of the paper adds something to recurrent dropout: a cell that was not updated should not be exposed by a
-# new output gate. So where $d_t = 0$, the old output gate should stay. minizone has three forms of it. `"paper"`
-# follows the text, and `"printed"` the formula as printed, which has the two gates exchanged. `"authors"` follows the
-# authors' code, which changes the finished $h_t$. In this order, all symbols (H, B):
+# Section 3.2 of the paper adds something to recurrent dropout. A cell that was not updated should not be read through a
+# new output gate. So where $d_t = 0$ the old output gate stays. This gives the hidden state
 #
-# $$(d_t o_t + (1 - d_t) o_{t-1}) \tanh \tilde c_t \qquad ((1 - d_t) o_t + d_t o_{t-1}) \tanh \tilde c_t \qquad
-# d_t h_t + (1 - d_t) f_t h_{t-1}$$
+# $$h_t = (d_t \odot o_t + (1 - d_t) \odot o_{t-1}) \odot \tanh c_t$$
 #
-# With nothing dropped, $d_t = 1$, none of them should change the network. The printed form does. At test time $1 - p$
-# takes the place of $d_t$.
+# minizone calls this form `"paper"`, because the text of the paper describes it. The formula that is printed in the
+# paper has the two gates exchanged (`"printed"`):
+#
+# $$h_t = ((1 - d_t) \odot o_t + d_t \odot o_{t-1}) \odot \tanh c_t$$
+#
+# The authors' code mixes finished hidden states instead (`"authors"`). Here $\hat h_t = o_t \odot \tanh c_t$:
+#
+# $$h_t = d_t \odot \hat h_t + (1 - d_t) \odot f_t \odot h_{t-1}$$
+#
+# With nothing dropped, $d_t = 1$, a regularizer should not change the network. The printed form does.
 
 # %%
 network = layer()
@@ -136,9 +174,8 @@ check("with nothing dropped, all but the printed form agree", unchanged == ["pla
 # %% [markdown]
 # ## Stochastic depth and shared masks
 #
-# Stochastic depth is zoneout with one $k_t$ (1, B) for all units. Shared masks use one mask (H, B) for both $c$ and
-# $h$. At test time both take $z$. On char-PTB neither did as well as a mask for each unit of each state (section
-# 4.1.1).
+# Stochastic depth is zoneout with one mask $k_t$ (1, B) for all units. In each example the whole layer keeps its
+# state, or no unit does. At test time the mask is $z$, as in zoneout.
 
 # %%
 whole_layer = Zoneout(cells=0.5, states=0.5, whole_layer=True)
@@ -149,38 +186,62 @@ h_stands = (np.diff(h, axis=0) == 0).all(axis=1)  # (T - 1, B)
 c_stands = (np.diff(c, axis=0) == 0).all(axis=1)
 check("stochastic depth: a whole layer stands still, or moves", ((h_stands == skips) & (c_stands == skips)).all())
 
+# %% [markdown]
+# With shared masks each unit has a mask of its own, which serves for both $c$ and $h$. On char-PTB neither variant did
+# as well as a mask for each unit of each state (section 4.1.1 of the paper).
+
+# %%
 keep_h, keep_c = Zoneout(cells=0.5, states=0.5, shared=True).masks(T, H, B, stream(2, "masks"))
 check("shared: one mask for both states", (keep_h == keep_c).all())
 
 # %% [markdown]
 # ## Two more kinds of dropout
 #
-# Non-recurrent dropout (Zaremba et al.) does not touch the recurrence. The next layer sees $m_t \odot h_t$, where $m_t$
-# (H, B) is 0 or $1 / (1 - p)$.
+# Both kinds have a mask $m$ (H, B) whose elements are 0 with probability $p$ and otherwise $1 / (1 - p)$. This keeps
+# the mean, so nothing has to be done at test time.
 #
-# Variational dropout (Gal) uses one such $m$ for all steps, and another one inside $W_h (m \odot h_{t-1})$. So an
-# example goes through all its steps with some columns of $W_h$ (4H, H) missing. Both kinds rescale by $1 / (1 - p)$ in
-# training, and do nothing at test time.
+# *Non-recurrent dropout* (Zaremba et al.) does not change the recurrence. It hides units from the layer above, which
+# sees $m_t \odot h_t$. The mask is new at each step.
+#
+# *Variational dropout* (Gal) hides units from the recurrence as well: $h_{t-1}$ becomes $m \odot h_{t-1}$ before it is
+# multiplied by $W_h$. The mask is the same at all steps. So each example is processed with some columns of $W_h$
+# missing, and we can remove these columns ourselves to check it.
 
 # %%
 varying = layer(drop_hidden=0.5)
 hidden_mask = varying.masks(T, B, stream(2, "masks"))["hidden_mask"]  # (H, B), the same for all steps
 thinned = layer()
-thinned.W_h.data *= hidden_mask[:, 0]  # scales the columns of W_h as example 0 sees them
+thinned.W_h.data *= hidden_mask[:, 0]  # scales the columns of W_h by the mask of example 0
 h0, c0 = thinned.initial_state(1)
 h_alone, _ = lstm(inputs[..., :1], h0, c0, thinned.W_x, thinned.W_h, thinned.b)
 h_varying, _, _ = watch(varying)
 check("variational dropout: columns of W_h are missing", np.allclose(h_alone.data, h_varying[..., :1], atol=1e-9))
 
 # %% [markdown]
-# ## Noise on the weights, and two penalties
+# ## Weight noise
 #
-# Weight noise adds $\sigma \varepsilon$ to every matrix, with $\varepsilon \sim N(0, 1)$. It is drawn once for a
-# minibatch and is the same at all steps. At test time there is none.
+# Weight noise adds a normal random number of standard deviation $\sigma$ to each element of each weight matrix. It is
+# drawn once for a minibatch and is the same at all steps. After the update it is removed. At test time there is none.
+
+# %%
+noisy = layer()
+h, _, _ = watch(noisy, sigma=0.075)
+check("weight noise moves every state at every step", (h != h_plain).all())
+check("after the step the weights are as before, to the bit", (noisy.W_h.data == layer().W_h.data).all())
+
+# %% [markdown]
+# ## Two penalties
 #
-# The norm stabilizer adds $\frac{\beta}{T} \sum_t (\lVert h_t \rVert - \lVert h_{t-1} \rVert)^2$ to the loss. The norms
-# are over units, and the result is a mean over examples. L2 adds $\lambda \sum W^2$. A penalty changes no state in the
-# forward pass. The norm stabilizer adds to the gradient of every state, L2 only to that of the weights.
+# The norm stabilizer wants the norm of the hidden state to stay the same over time. It adds to the loss, for each
+# example,
+#
+# $$\frac{\beta}{T} \sum_t (\lVert h_t \rVert - \lVert h_{t-1} \rVert)^2$$
+#
+# The norm $\lVert h_t \rVert$ is over units, and $\beta$ is the weight of the penalty. L2 adds $\lambda$ times the sum
+# of all squared weights.
+#
+# A penalty does not change the states in the forward pass. In the backward pass the norm stabilizer adds to the
+# gradient of the state at every step. L2 adds only to the gradient of the weights.
 
 
 # %%
@@ -192,27 +253,18 @@ def with_l2(network, h, c):
     return last_state(network, h, c) + l2_penalty(network)
 
 
-noisy = layer()
-h, _, _ = watch(noisy, sigma=0.075)
+# %%
 _, _, dc_stabilized = watch(layer(), stabilized)
 _, _, dc_l2 = watch(layer(), with_l2)
 steps_changed = (dc_stabilized != dc_plain)[:-1].any(axis=(1, 2))  # (T - 1,)
-check("weight noise moves every state at every step", (h != h_plain).all())
-check("after the step the weights are as before, to the bit", (noisy.W_h.data == layer().W_h.data).all())
 check("the norm stabilizer changes the gradient at every step", steps_changed.all())
 check("L2 does not change the gradient of the states", (dc_l2 == dc_plain).all())
 
 # %% [markdown]
 # ## Side by side
 #
-# Now each regularizer twice: on the layer above, and in the experiment of chapter 9. The strengths are those of
-# figure 3 of the paper. Dropout with $1 / (1 - p)$ is not in Table 1 for char-PTB, so its strengths are ours. The runs
-# are far too small for a ranking.
-#
-# What can be seen is how far back the gradient reaches. With recurrent dropout it reaches less far than with nothing,
-# because $d_t$ also thins out the paths through $i$ and $g$. Variational dropout makes the paths through $h$ stronger,
-# by $1 / (1 - p)$. The norm stabilizer adds a gradient of its own at each step. (The gradient of the last $c$ is 0 and
-# not drawn, because $h_T$ is made from the candidate.)
+# We use each regularizer twice: on the small network above, and to train a language model on characters (chapter 9). A
+# `Method` describes both.
 
 
 # %%
@@ -225,12 +277,16 @@ def dropped_above(network, h, c):
 class Method:
     """A regularizer in its two places."""
 
-    at_test: str  # what its mask becomes
-    options: dict[str, Any] = field(default_factory=dict)  # of the layer above
+    at_test: str  # the number that takes the place of its mask at test time
+    options: dict[str, Any] = field(default_factory=dict)  # of the small network
     loss: Callable = last_state
     sigma: float = 0.0
-    settings: dict[str, Any] = field(default_factory=dict)  # of the experiment
+    settings: dict[str, Any] = field(default_factory=dict)  # of the language model
 
+
+# %% [markdown]
+# The strengths in the language model are those of figure 3 of the paper. That figure has neither variational nor
+# non-recurrent dropout, so their strength, 0.2, is our choice.
 
 # %%
 METHODS = {
@@ -245,12 +301,22 @@ METHODS = {
     "weight noise": Method("-", sigma=0.075, settings={"weight_noise": 0.075}),
     "norm stabilizer": Method("-", loss=stabilized, settings={"norm_cost_coeff": 50.0}),
 }
-SHORT = {"dataset": "manual", "eval_symbols": 5000, "learning_rate": 4 * 2e-3}  # few updates: 4 x the paper's rate
+
+# %% [markdown]
+# The quick run is a stand-in: 128 units and 20,000 characters of the Python manual. It makes few updates, so its
+# learning rate is four times that of the paper.
+
+# %%
+SHORT = {"dataset": "manual", "eval_symbols": 5000, "learning_rate": 4 * 2e-3}
 SIZES = {
     "small": {**SHORT, "hidden_size": 16, "train_symbols": 3000, "epochs": 2},
     "quick": {**SHORT, "hidden_size": 128, "train_symbols": 20_000, "epochs": 20},
     "paper": {"dataset": "ptb"},
 }
+
+# %% [markdown]
+# How far back does the gradient reach? We take the norm of $\partial L / \partial c_t$ at each step and divide it by
+# the sum over all steps. The number `early` is the share of the first quarter of the steps.
 
 
 # %%
@@ -271,6 +337,7 @@ class Result:
         return self.run.summary["best_valid_bpc"]
 
 
+# %%
 def try_out(name: str, method: Method, preset: Preset, device: DeviceName) -> Result:
     """Train with a regularizer, and watch it on the small network."""
     run = learn(CharPTB, preset, device, f"06-{name.replace(' ', '-')}", **SIZES[preset], **method.settings)
@@ -279,6 +346,74 @@ def try_out(name: str, method: Method, preset: Preset, device: DeviceName) -> Re
     _, cells, dc = watch(network, method.loss, method.sigma)
     norms = norms_over_time(dc)  # (T,)
     return Result(cells, norms / norms.sum(), run, repeatable=abs(difference) < 1e-6)
+
+
+# %% [markdown]
+# The functions below draw the figure. The upper row has one cell of the small network over time. The lower row has the
+# gradients, with a curve for five of the methods and a dot for all of them, and the errors of the language models.
+
+# %%
+COLORS = {name: "black" if name == "none" else f"C{number - 1}" for number, name in enumerate(METHODS)}
+TRACES = {
+    "zoneout": "zoneout:\nflat where zoned out",
+    "recurrent dropout": "recurrent dropout:\nshrinks where dropped",
+    "variational": "variational dropout:\none mask for all steps",
+    "weight noise": "weight noise:\nsmall change at each step",
+}
+
+
+def draw_traces(axes: list[plt.Axes], results: dict[str, Result]) -> None:
+    """One cell with each of four regularizers, and in grey without."""
+    for axis, (name, title) in zip(axes, TRACES.items(), strict=True):
+        axis.plot(range(1, T + 1), results["none"].cells[:, 0, 0], "0.65")
+        axis.plot(range(1, T + 1), results[name].cells[:, 0, 0], COLORS[name])
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("time step")
+    axes[0].set_ylabel("value of one cell\n(grey: no regularizer)")
+
+
+# %%
+def draw_gradients(curves: plt.Axes, shares: plt.Axes, results: dict[str, Result]) -> None:
+    """The gradient over time for five of the methods, with their names at the left; the early share for all."""
+    for name in ("norm stabilizer", "zoneout", "variational", "none", "recurrent dropout"):
+        share = results[name].share[:-1]  # (T - 1,): that of the last c is 0
+        curves.semilogy(range(1, T), share, color=COLORS[name])
+        curves.text(0, share[0], name, color=COLORS[name], fontsize=8, ha="right", va="center")
+    curves.set(title="gradient of the cells over time", xlabel="time step", ylabel="share of the sum of all norms")
+    curves.set(xlim=(-20, T), xticks=range(0, T + 1, 10))
+
+    for name, result in results.items():
+        shares.scatter([result.early], [name], color=COLORS[name])
+    shares.set(title="gradient in the first 10 steps", xlabel="share of the sum", xscale="log")
+
+
+# %%
+def draw_training(axis: plt.Axes, results: dict[str, Result]) -> None:
+    """For each language model, the best validation error and the training error of that epoch."""
+    for name, result in results.items():
+        train = result.run.curve("train_bpc")[result.run.summary["best_epoch"] - 1]
+        axis.plot([train, result.best], [name, name], color="0.8", zorder=1)
+        axis.scatter([result.best], [name], color=COLORS[name], zorder=2)
+        axis.scatter([train], [name], facecolor="white", edgecolor=COLORS[name], zorder=2)
+    axis.set(title="language models", xlabel="bits per character\n(hollow: training, full: best validation)")
+
+
+def draw(results: dict[str, Result]) -> None:
+    figure = plt.figure(figsize=(10, 6.2))
+    above, below = figure.subfigures(2, 1, height_ratios=[1, 1.5])
+    draw_traces(above.subplots(1, 4, sharey=True), results)
+    curves, shares, training = below.subplots(1, 3, width_ratios=[1.4, 1, 1])
+    training.sharey(shares)
+    draw_gradients(curves, shares, results)
+    draw_training(training, results)
+    training.tick_params(axis="y", labelleft=False)
+    shares.invert_yaxis()
+    save(figure, "06_regularizers")
+
+
+# %% [markdown]
+# `main` also measures how much a regularizer moves the cells: the mean absolute difference from the network without a
+# regularizer, divided by the mean absolute value of its cells.
 
 
 # %%
@@ -308,41 +443,30 @@ def main(preset: Preset = "quick", device: DeviceName = "cpu") -> dict[str, dict
 
 
 # %%
-def draw(results: dict[str, Result]) -> None:
-    """Above: one cell with each of four regularizers, beside the plain one. Below: the gradient and the training."""
-    figure = plt.figure(figsize=(8, 5.6))
-    above, below = figure.subfigures(2, 1, height_ratios=[1, 1.7])
-    traces = above.subplots(1, 4, sharey=True)
-    gradient, valid, train = below.subplots(1, 3)
-    steps = range(1, T + 1)
-
-    for axis, name in zip(traces, ("zoneout", "recurrent dropout", "variational", "weight noise"), strict=True):
-        color = f"C{list(METHODS).index(name) - 1}"
-        axis.plot(steps, results["none"].cells[:, 0, 0], "0.6")
-        axis.plot(steps, results[name].cells[:, 0, 0], color)
-        axis.set(title=name, xlabel="time step")
-    traces[0].set_ylabel("one cell, $c_t$")
-
-    for name, result in results.items():
-        style = {"lw": 2.2, "color": "k"} if name == "none" else {"lw": 1.3}
-        epochs = result.run.curve("epoch")
-        gradient.semilogy(steps[:-1], result.share[:-1], label=name, **style)
-        valid.plot(epochs, result.run.curve("valid_bpc"), **style)
-        train.plot(epochs, result.run.curve("train_bpc"), **style)
-    gradient.set(title="$|dLoss/dc_t|$, share of its sum", xlabel="time step")
-    valid.set(title="validation, bits per character", xlabel="epoch")
-    train.set(title="training, with the noise", xlabel="epoch")
-    below.legend(loc="outside lower center", ncols=4)
-    save(figure, "06_regularizers")
-
-
-# %%
 if __name__ == "__main__":
     shared.run(main)
 
 # %% [markdown]
+# ## In the figure
+#
+# Upper row: a cell with zoneout has flat stretches. With recurrent dropout the same cell moves toward 0 instead.
+#
+# Lower left and middle: with zoneout and with stochastic depth more of the gradient reaches the early steps. With
+# recurrent dropout less of it does, because $d_t$ also removes the paths through $i_t$ and $g_t$. Variational dropout
+# makes the paths through $h$ stronger, by $1 / (1 - p)$. The norm stabilizer has a gradient of its own at each step.
+#
+# Lower right: the language models are far too small for a ranking. Training errors include the noise of training.
+#
+# ## What to take away
+#
+# - The regularizers differ in what they change: the step of the state (zoneout, stochastic depth), the new content
+#   (recurrent dropout), what is read from the state (variational and non-recurrent dropout), the weights, or the loss.
+# - Zoneout and stochastic depth alone put a factor of exactly 1 on the path from cell to cell.
+# - At test time nothing is random. Each mask is replaced by its mean: $z$, $1 - p$ or 1.
+#
 # ## Exercises
 #
 # 1. Make the layers with `forget_bias=5.0`. How much further does the gradient reach with zoneout now, and why?
-# 2. Use `Zoneout(states=0.5)` alone. How much does the gradient of c gain, and that of h (`record.states[0]`)?
-# 3. Let the loss be the mean of h at *all* steps. Which lines of the figure now fall together?
+# 2. Use `Zoneout(states=0.5)` alone. How much more of the gradient of c reaches the first quarter of the steps, and how
+#    much more of that of h (`record.states[0]`)?
+# 3. Let the loss be the mean of h at *all* steps. How far apart are the early shares of the regularizers now?
