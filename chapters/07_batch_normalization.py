@@ -257,9 +257,9 @@ def gradients_over_time(experiment: PMNIST) -> np.ndarray:
 # mean of the statistics of some minibatches of the training set.
 #
 # Each time step has statistics of its own. There are two reasons. First, the network of this chapter reads an image
-# pixel by pixel. A pixel in the middle differs from image to image, and a pixel at the left edge is nearly always blank.
-# Second, all sequences start in the same state and then become different. With statistics that are averaged over time,
-# the performance is "severely degraded", say Cooijmans et al.
+# pixel by pixel. A pixel in the middle differs from image to image, and a pixel at the left edge is nearly always
+# blank. Second, all sequences start in the same state and then become different. With statistics that are averaged over
+# time, the performance is "severely degraded", say Cooijmans et al.
 #
 # To measure this, `scores` runs a trained network with given statistics.
 
@@ -432,9 +432,9 @@ if __name__ == "__main__":
 # images get the same answer.
 #
 # Below right: the variances of the training set. That of $W_x x_t$ is the variance of the pixel that is read at step t,
-# times a constant. A pixel inside the image gives about 0.1. A pixel at the left or right edge, which hardly ever
-# has ink, gives much less. The fixed permutation of the pixels distributes them over all steps. The other two variances change
-# smoothly, while the examples become different in the first steps.
+# times a constant. A pixel inside the image gives about 0.1. A pixel at the left or right edge, which hardly ever has
+# ink, gives much less. The fixed permutation of the pixels distributes them over all steps. The other two variances
+# change smoothly, while the examples become different in the first steps.
 #
 # ## What to take away
 #
