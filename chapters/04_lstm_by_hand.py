@@ -23,18 +23,42 @@ from minizone.recurrent.cells import lstm_unrolled
 # %% [markdown]
 # ## Forward
 #
-# The columns of all arrays are the B examples. Step t takes $x_t$ (D, B) and the states $h_{t-1}, c_{t-1}$ (H, B). The
-# weights are $W_x$ (4H, D) and $W_h$ (4H, H). The bias $b$ (4H,) is added to every column. With $\odot$ for a product
-# element by element and $\sigma(a) = 1 / (1 + e^{-a})$, the step computes
+# An LSTM (long short-term memory) is a recurrent network with two states: the cells $c_t$, which are its memory, and
+# the hidden states $h_t$, which the rest of the network sees. Both are (H, B), for H hidden units and B examples.
 #
-# $$a_t = W_x x_t + W_h h_{t-1} + b \;\; (4H, B), \quad \text{cut into four blocks } a^i, a^f, a^g, a^o \; (H, B)$$
-# $$i = \sigma(a^i) \quad f = \sigma(a^f) \quad g = \tanh(a^g) \quad o = \sigma(a^o)$$
-# $$\tilde c_t = f \odot c_{t-1} + i \odot g \quad u = \tanh(\tilde c_t) \quad \tilde h_t = o \odot u$$
-# $$c_t = k^c_t \odot c_{t-1} + (1 - k^c_t) \odot \tilde c_t \qquad
-# h_t = k^h_t \odot h_{t-1} + (1 - k^h_t) \odot \tilde h_t$$
+# Step t takes the input $x_t$ (D, B), with D features, and the states $h_{t-1}$ and $c_{t-1}$. The weights are $W_x$
+# (4H, D) and $W_h$ (4H, H). The bias $b$ (4H,) is added to every column. The step begins with
 #
-# The arrays $\tilde c_t$ and $\tilde h_t$ are the candidates for the new states. The last line is zoneout (chapter 5):
-# where a mask $k$ (H, B) is 1, a unit keeps its old value. With all masks 0 this is the plain LSTM.
+# $$a_t = W_x x_t + W_h h_{t-1} + b$$
+#
+# This array (4H, B) is cut into four blocks $a^i$, $a^f$, $a^g$, $a^o$, each (H, B). With
+# $\sigma(a) = 1 / (1 + e^{-a})$, which lies between 0 and 1, the blocks become three *gates* and a proposal:
+#
+# $$i = \sigma(a^i)$$
+#
+# $$f = \sigma(a^f)$$
+#
+# $$g = \tanh(a^g)$$
+#
+# $$o = \sigma(a^o)$$
+#
+# The forget gate $f$ says how much of the old cell stays, the input gate $i$ how much of the proposal $g$ is added, and
+# the output gate $o$ how much of the cell is shown. The candidates for the new states are $\tilde c_t$ and
+# $\tilde h_t$. With $\odot$ for the product element by element,
+#
+# $$\tilde c_t = f \odot c_{t-1} + i \odot g$$
+#
+# $$u = \tanh(\tilde c_t)$$
+#
+# $$\tilde h_t = o \odot u$$
+#
+# The last lines are zoneout (chapter 5). Where a mask $k^c_t$ or $k^h_t$ (H, B) is 1, a unit keeps its old value:
+#
+# $$c_t = k^c_t \odot c_{t-1} + (1 - k^c_t) \odot \tilde c_t$$
+#
+# $$h_t = k^h_t \odot h_{t-1} + (1 - k^h_t) \odot \tilde h_t$$
+#
+# With all masks 0 this is the plain LSTM.
 
 
 # %%
@@ -53,8 +77,9 @@ def step(x, h, c, W_x, W_h, b, keep_h, keep_c):
     o = sigmoid(a[3 * H :])
     new_c = f * c + i * g  # (H, B)
     u = xp.tanh(new_c)
+    new_h = o * u
     next_c = keep_c * c + (1 - keep_c) * new_c
-    next_h = keep_h * h + (1 - keep_h) * (o * u)
+    next_h = keep_h * h + (1 - keep_h) * new_h
     return next_h, next_c, (i, f, g, o, u)
 
 
@@ -77,45 +102,74 @@ def forward(x, h0, c0, W_x, W_h, b, keep_h, keep_c):
 
 
 # %% [markdown]
-# ## The gradients that arrive at a step
+# ## Backward through a step
 #
-# Write $dv$ for $\partial L / \partial v$, which has the shape of $v$. If a value is used in several places, its
-# gradient is the sum over these uses.
+# Write $dv$ for the gradient $\partial L / \partial v$ of the loss $L$. It has the shape of $v$. If a value is used in
+# several places, its gradient is the sum over these uses (chapter 2).
 #
-# **Uses of $h_t$.** The loss may use it at step t. Step t + 1 uses it in $W_h h_t$: element k of $h_t$ enters row j of
-# $a_{t+1}$ with the factor $W_{jk}$, and gets $\sum_j W_{jk} \, da_j$ back. For all elements together that is the
-# product with the *transposed* matrix. Finally, zoneout of step t + 1 keeps $h_t$ where $k^h_{t+1}$ is 1.
+# Suppose that $dh_t$ and $dc_t$ are complete. We go through the step from its last line to its first. The upper part of
+# the figure, at the end of this chapter, shows the way.
 #
-# **Uses of $c_t$.** The loss may use it. The next candidate uses it in $f_{t+1} \odot c_t$. Zoneout of step t + 1 keeps
-# it where $k^c_{t+1}$ is 1.
+# **Zoneout of the hidden state.** The candidate was multiplied by $1 - k^h_t$, and so is its gradient:
 #
-# $$dh_t = \tfrac{\partial L_t}{\partial h_t} + W_h^\top da_{t+1} + k^h_{t+1} \odot dh_{t+1} \qquad
-# dc_t = \tfrac{\partial L_t}{\partial c_t} + f_{t+1} \odot d\tilde c_{t+1} + k^c_{t+1} \odot dc_{t+1}$$
+# $$d\tilde h_t = (1 - k^h_t) \odot dh_t$$
 #
-# After the last step only the loss is left. Note that $h_t$ is not a use of $c_t$, because it is made from the
-# candidate $\tilde c_t$.
+# **The output.** In a product, each factor gets the gradient times the other factor. From $\tilde h_t = o \odot u$
+# follow
 #
-# Compare the two equations. On its way back $dh$ goes through a matrix at every step. $dc$ only meets factors between 0
-# and 1. Where $f$ or $k$ is near 1, a gradient travels far. That is the purpose of an LSTM.
+# $$do = d\tilde h_t \odot u$$
 #
-# ## Through a step, from its last line to its first
+# $$du = d\tilde h_t \odot o$$
 #
-# **Zoneout** splits $dh_t$. The part $d\tilde h_t = (1 - k^h_t) \odot dh_t$ goes to the candidate, the rest to
-# $h_{t-1}$. A unit that was zoned out sends all of its gradient back in time.
+# **The candidate cell.** It is used twice: in $c_t$, and in $u$. The slope of tanh is $1 - \tanh^2$, so
 #
-# **A product** gives each factor the gradient times the other factor. From $\tilde h_t = o \odot u$ follow
-# $do = d\tilde h_t \odot u$ and $du = d\tilde h_t \odot o$.
+# $$d\tilde c_t = (1 - k^c_t) \odot dc_t + du \odot (1 - u^2)$$
 #
-# **The candidate cell** is used twice: in $c_t$, and in $u$, whose tanh has the slope $1 - u^2$. So
-# $d\tilde c_t = (1 - k^c_t) \odot dc_t + du \odot (1 - u^2)$. The second term has no factor of $k^c$: a cell that is
-# zoned out shows its candidate in $\tilde h_t$ all the same. And $\tilde c_t = f \odot c_{t-1} + i \odot g$ is made of
-# two products, so $df = d\tilde c_t \odot c_{t-1}$, $di = d\tilde c_t \odot g$ and $dg = d\tilde c_t \odot i$.
+# The second term has no factor with $k^c_t$. A cell that is zoned out does not pass its candidate to $c_t$, but it
+# still passes it to $\tilde h_t$.
 #
-# **Pre-activations.** The slope of the sigmoid is $\sigma' = e^{-a} / (1 + e^{-a})^2 = \sigma (1 - \sigma)$, since
-# $1 - \sigma = e^{-a} / (1 + e^{-a})$. The slope of $\tanh = \sinh / \cosh$ is
-# $(\cosh^2 - \sinh^2) / \cosh^2 = 1 - \tanh^2$. Both follow from the value of the function, so $a_t$ need not be
-# stored: $da^i = di \odot i (1 - i)$, the same for f and o, and $da^g = dg \odot (1 - g^2)$. Together they are $da_t$
-# (4H, B). A gate near 0 or 1 has a slope near 0 and hardly learns.
+# **The gates and the proposal.** From the two products in $\tilde c_t = f \odot c_{t-1} + i \odot g$ follow
+#
+# $$df = d\tilde c_t \odot c_{t-1}$$
+#
+# $$di = d\tilde c_t \odot g$$
+#
+# $$dg = d\tilde c_t \odot i$$
+#
+# **The four blocks of $a_t$.** The slope of the sigmoid is $\sigma (1 - \sigma)$. Both slopes follow from the value of
+# the function, so the backward pass does not need $a_t$ itself:
+#
+# $$da^i = di \odot i \odot (1 - i)$$
+#
+# $$da^f = df \odot f \odot (1 - f)$$
+#
+# $$da^g = dg \odot (1 - g^2)$$
+#
+# $$da^o = do \odot o \odot (1 - o)$$
+#
+# Below each other they are $da_t$ (4H, B). Where a gate is near 0 or 1, its slope is near 0, and it hardly learns.
+#
+# ## From a step to the one before
+#
+# Let $p_t$ (H, B) be the gradient that the loss gives to $h_t$ directly, for example because $h_t$ predicts the next
+# symbol of a text. Let $q_t$ (H, B) be the same for $c_t$.
+#
+# **The hidden state** $h_{t-1}$ has three uses: the loss, the product $W_h h_{t-1}$, and zoneout of step t. So
+#
+# $$dh_{t-1} = p_{t-1} + W_h^\top da_t + k^h_t \odot dh_t$$
+#
+# Why the transposed matrix? Element k of $h_{t-1}$ enters row j of $a_t$ with the factor $W_{jk}$. So it gets the sum
+# of $W_{jk} \, da_j$ over all rows j. For all elements together this is $W_h^\top da_t$.
+#
+# **The cell** $c_{t-1}$ has three uses too: the loss, the product with $f$, and zoneout of step t. So
+#
+# $$dc_{t-1} = q_{t-1} + f \odot d\tilde c_t + k^c_t \odot dc_t$$
+#
+# After the last step there is nothing but the loss: $dh_T = p_T$ and $dc_T = q_T$.
+#
+# Compare the two equations. On its way back through time, $dh$ is multiplied by a matrix at every step. $dc$ is
+# multiplied only by numbers between 0 and 1. Where $f$ or $k^c$ is near 1, a gradient passes many steps. That is the
+# purpose of an LSTM.
 
 
 # %%
@@ -130,10 +184,11 @@ def step_back(dh, dc, c_before, stored, W_h, keep_h, keep_c):
     do = d_new_h * u
     du = d_new_h * o
     d_new_c = (1 - keep_c) * dc + du * (1 - u * u)
-    di = d_new_c * g
     df = d_new_c * c_before
+    di = d_new_c * g
     dg = d_new_c * i
-    da = array_module(dh).concatenate([di * i * (1 - i), df * f * (1 - f), dg * (1 - g * g), do * o * (1 - o)])
+    blocks = [di * i * (1 - i), df * f * (1 - f), dg * (1 - g * g), do * o * (1 - o)]
+    da = array_module(dh).concatenate(blocks)  # (4H, B)
     dh_before = W_h.T @ da + keep_h * dh
     dc_before = f * d_new_c + keep_c * dc
     return da, dh_before, dc_before
@@ -142,20 +197,25 @@ def step_back(dh, dc, c_before, stored, W_h, keep_h, keep_c):
 # %% [markdown]
 # ## The weights: all of time in one product
 #
-# All steps t and all examples n use the same $W_h$, so $dW_h$ is a sum over these uses. One of them is the term
-# $W_{jk} h_k$ in $a_j$. It contributes $da_j h_k$ to the gradient of $W_{jk}$. For all j and k that is an outer product
-# of two columns. A sum of outer products *is* a matrix product, with the columns side by side. Take
-# $A = [da_1 \dots da_T]$ (4H, TB), $X = [x_1 \dots x_T]$ (D, TB) and $P = [h_0 \dots h_{T-1}]$ (H, TB):
+# All steps t and all examples n use the same $W_h$, so $dW_h$ is a sum over these uses. One use is the term
+# $W_{jk} h_k$ in $a_j$. It adds $da_j \, h_k$ to the gradient of $W_{jk}$. For all j and k together, that is the outer
+# product of two columns. Write $da_{t,n}$ (4H,) and $h_{t-1,n}$ (H,) for the columns of example n:
 #
-# $$dW_h = \sum_{t, n} da_{t,n} h_{t-1,n}^\top = A P^\top \;\; (4H, H) \qquad dW_x = A X^\top \;\; (4H, D) \qquad
-# db = A \mathbf 1 \;\; (4H,) \qquad dX = W_x^\top A \;\; (D, TB)$$
+# $$dW_h = \sum_{t,n} da_{t,n} \, h_{t-1,n}^\top$$
 #
-# The bias is a weight whose input is always 1. One product for all steps is faster than T small ones, because each of
-# those would read and write the large $dW_h$. The loop over time cannot be joined in this way, since $da_t$ needs
-# $da_{t+1}$. After the first step its `dh` and `dc` are $dh_0$ and $dc_0$.
+# A sum of outer products is a matrix product. Put the columns of all steps side by side: $A = [da_1 \dots da_T]$
+# (4H, TB), $P = [h_0 \dots h_{T-1}]$ (H, TB) and $X = [x_1 \dots x_T]$ (D, TB). Then
 #
-# As the loss we take the sum over $p \odot h + q \odot c$, with random p and q (T, H, B). Then
-# $\partial L_t / \partial h_t$ is $p_t$, and $\partial L_t / \partial c_t$ is $q_t$.
+# $$dW_h = A P^\top$$
+#
+# $$dW_x = A X^\top$$
+#
+# The bias is a weight whose input is always 1, so $db$ (4H,) is the sum of the columns of $A$. The inputs get
+#
+# $$dX = W_x^\top A$$
+#
+# One product for all steps is faster than T small ones, because each of those would read and write the large $dW_h$.
+# The loop over time cannot be joined in this way, since $da_t$ needs $da_{t+1}$.
 
 
 # %%
@@ -164,6 +224,13 @@ def side_by_side(v):
     return v.transpose(1, 0, 2).reshape(v.shape[1], -1)
 
 
+# %% [markdown]
+# For a test we need a loss. We take the sum of the elements of $p \odot h + q \odot c$ over all steps, with random
+# arrays p and q (T, H, B). Its direct gradients are $p_t$ and $q_t$. After the loop, `dh` and `dc` are the gradients of
+# $h_0$ and $c_0$.
+
+
+# %%
 def by_hand(x, h0, c0, W_x, W_h, b, keep_h, keep_c, p, q):
     """dLoss/d(x, h0, c0, W_x, W_h, b) for Loss = sum(p * h + q * c)."""
     T, D, B = x.shape
@@ -182,10 +249,12 @@ def by_hand(x, h0, c0, W_x, W_h, b, keep_h, keep_c, p, q):
 # %% [markdown]
 # ## Is it right?
 #
-# We compare with three others. The tape differentiates the equations of `minizone/recurrent/cells.py`, one operation at
-# a time. `minizone.lstm` (`minizone/recurrent/lstm.py`) is this chapter, without new arrays in its loop. The complex
-# step, $\mathrm{Im}\, L(v + i \epsilon) / \epsilon$ for each element of each argument, knows no rule of
-# differentiation (chapter 3).
+# We compare with three other ways to get the gradients:
+#
+# - the tape of minizone, through the equations of `minizone/recurrent/cells.py`, one operation at a time;
+# - `minizone.lstm`, which computes what this chapter computes, without new arrays in its loop
+#   (`minizone/recurrent/lstm.py`);
+# - the complex step (chapter 3), which needs no rule of differentiation.
 
 
 # %%
@@ -208,8 +277,8 @@ def by_minizone(*values):
 METHODS = {"tape": by_tape, "by hand": by_hand, "minizone.lstm": by_minizone}
 
 # %% [markdown]
-# A problem is a list of the ten arguments: the six that get a gradient, the two masks, in which 3 of 10 units keep
-# their value, and the weights p and q of the loss.
+# A problem is a list of ten arguments: the six that get a gradient, the two masks, in which 3 of 10 units keep their
+# value, and the weights p and q of the loss.
 
 
 # %%
@@ -224,6 +293,11 @@ def problem(T, B, H, dtype, device):
     return [device.to_device(v.astype(dtype)) for v in (*values, keep_h, keep_c, p, q)]
 
 
+# %% [markdown]
+# The complex step moves one element of one argument at a time.
+
+
+# %%
 def loss(x, h0, c0, W_x, W_h, b, keep_h, keep_c, p, q):
     h, c, _ = forward(x, h0, c0, W_x, W_h, b, keep_h, keep_c)
     return (h[1:] * p + c[1:] * q).sum()
@@ -251,9 +325,8 @@ for k, name in enumerate(("x", "h0", "c0", "W_x", "W_h", "b")):
 # %% [markdown]
 # ## How fast is it?
 #
-# In the forward pass all three make the same matrix products. The tape adds a call, an array and a node for every
-# operation, and it computes $dW_h$ in T products. The time of all three grows as T, because a step back mirrors a step
-# forward.
+# In the forward pass all three methods make the same matrix products. The tape adds a call, an array and a node for
+# every operation, and it computes $dW_h$ in T products. `main` measures the time for several lengths of the sequence.
 
 
 # %%
@@ -264,6 +337,103 @@ def milliseconds(values, method, where: Device) -> float:
     return 1000 * (time.perf_counter() - start)
 
 
+def shortest_times(lengths, B: int, H: int, where: Device) -> dict[str, np.ndarray]:
+    """Milliseconds of each method for each T: the shortest of 10 runs, as other programs disturb."""
+    times = {name: np.full(len(lengths), np.inf) for name in METHODS}
+    problems = [problem(T, B, H, np.float32, where) for T in lengths]
+    for _ in range(10):
+        for k, values in enumerate(problems):
+            for name, method in METHODS.items():
+                times[name][k] = min(times[name][k], milliseconds(values, method, where))
+    return times
+
+
+# %% [markdown]
+# The upper part of the figure is a map of one step. A place is a value, and an arrow leads from a value to one that is
+# computed from it. Each arrow has the factor by which the gradient is multiplied on the way back.
+
+# %%
+PLACES = {
+    "$c_{t-1}$": (0, 7.2),
+    "$c_t$": (11, 7.2),
+    "$h_{t-1}$": (0, 0),
+    "$h_t$": (11, 0),
+    "$x_t$": (0, 3.2),
+    "$a_t$": (1.9, 3.2),
+    "$f$": (4.6, 5),
+    "$i$": (4.6, 3.8),
+    "$g$": (4.6, 2.6),
+    "$o$": (4.6, 1.4),
+    "$\\tilde c_t$": (7.4, 5),
+    "$u$": (8.4, 3.2),
+    "$\\tilde h_t$": (9.4, 1.4),
+}
+FACTORS = {  # from, to: the factor on the way back
+    ("$c_{t-1}$", "$c_t$"): "$k^c_t$",
+    ("$c_{t-1}$", "$\\tilde c_t$"): "$f$",
+    ("$\\tilde c_t$", "$c_t$"): "$1-k^c_t$",
+    ("$f$", "$\\tilde c_t$"): "$c_{t-1}$",
+    ("$i$", "$\\tilde c_t$"): "$g$",
+    ("$g$", "$\\tilde c_t$"): "$i$",
+    ("$\\tilde c_t$", "$u$"): "$1-u^2$",
+    ("$u$", "$\\tilde h_t$"): "$o$",
+    ("$o$", "$\\tilde h_t$"): "$u$",
+    ("$\\tilde h_t$", "$h_t$"): "$1-k^h_t$",
+    ("$h_{t-1}$", "$h_t$"): "$k^h_t$",
+    ("$h_{t-1}$", "$a_t$"): "$W_h^\\top$",
+    ("$x_t$", "$a_t$"): "$W_x^\\top$",
+    ("$a_t$", "$f$"): "$f(1-f)$",
+    ("$a_t$", "$i$"): "$i(1-i)$",
+    ("$a_t$", "$g$"): "$1-g^2$",
+    ("$a_t$", "$o$"): "$o(1-o)$",
+}
+
+
+def draw_arrows(axis, start, end, factor: str) -> None:
+    """A black arrow from start to end, and a red one back with its factor."""
+    start, end = np.array(start), np.array(end)
+    right, up = (end - start) / np.linalg.norm(end - start)
+    aside = 0.09 * np.array([-up, right])  # to the left of the black arrow
+    style = {"arrowstyle": "-|>", "shrinkA": 10, "shrinkB": 10}
+    axis.annotate("", end - aside, start - aside, arrowprops={**style, "color": "0.3"})
+    axis.annotate("", start + aside, end + aside, arrowprops={**style, "color": "C3"})
+    place = 0.45 * start + 0.55 * end + aside
+    white = {"fc": "w", "ec": "none", "pad": 0.8}
+    axis.text(*place, factor, color="C3", ha="center", va="center", bbox=white)
+
+
+def draw_step(axis) -> None:
+    """One step of the LSTM: black arrows forward, red arrows for the gradients."""
+    for (source, target), factor in FACTORS.items():
+        draw_arrows(axis, PLACES[source], PLACES[target], factor)
+    for state, y in (("c", 7.2), ("h", 0)):
+        draw_arrows(axis, (11, y), (12.7, y), f"$d{state}_t$")  # from the steps that follow, and from the loss
+        draw_arrows(axis, (-1.9, y), (0, y), f"$d{state}_{{t-1}}$")
+    x, y = np.array(list(PLACES.values())).T
+    axis.scatter(x, y, s=620, c="w", edgecolors="0.3", zorder=2)
+    for name, place in PLACES.items():
+        axis.text(*place, name, ha="center", va="center", fontsize=10)
+    axis.set(title="one step of an LSTM: values go forward (black), gradients go back (red, with their factors)")
+    axis.set(xlim=(-1.9, 12.7), ylim=(-0.5, 7.7), aspect="equal")
+    axis.set_axis_off()
+
+
+# %%
+def draw(lengths, B: int, H: int, times: dict[str, np.ndarray]) -> None:
+    figure, axes = plt.subplot_mosaic([["step", "step"], ["total", "each"]], figsize=(8.5, 8.4), height_ratios=[2.2, 1])
+    draw_step(axes["step"])
+    for name, ms in times.items():
+        axes["total"].plot(lengths, ms, "o-", label=name)
+        axes["each"].plot(lengths, ms / lengths, "o-")
+    axes["total"].set(title=f"forward and backward, B = {B}, H = {H}", ylabel="ms")
+    axes["each"].set(title="the same, for each time step", ylabel="ms / T")
+    for axis in (axes["total"], axes["each"]):
+        axis.set(xlabel="time steps T", xlim=0, ylim=0)
+    figure.legend(loc="outside lower center", ncols=3)
+    save(figure, "04_lstm_by_hand")
+
+
+# %%
 SIZES = {  # several T, then B and H
     "small": ((5, 10, 20), 4, 16),
     "quick": ((98, 196, 392, 784), 32, 100),
@@ -274,25 +444,12 @@ SIZES = {  # several T, then B and H
 def main(preset: Preset = "quick", device: DeviceName = "cpu") -> dict:
     """Time the three, forward and backward, at several lengths."""
     lengths, B, H = SIZES[preset]
-    where = Device(device)
-    times = {name: np.full(len(lengths), np.inf) for name in METHODS}
-    problems = [problem(T, B, H, np.float32, where) for T in lengths]
-    for _ in range(10):  # the least of 10, as other programs disturb
-        for k, values in enumerate(problems):
-            for name, method in METHODS.items():
-                times[name][k] = min(times[name][k], milliseconds(values, method, where))
-
-    figure, (left, right) = plt.subplots(1, 2)
+    times = shortest_times(lengths, B, H, Device(device))
     for name, ms in times.items():
         power, _ = np.polyfit(np.log(lengths), np.log(ms), 1)
         ratio = ms[-1] / times["minizone.lstm"][-1]
         print(f"{name:13} {ms[-1]:7.1f} ms at T = {lengths[-1]}, growing as T^{power:.2f}: {ratio:.1f} x minizone.lstm")
-        left.plot(lengths, ms, "o-", label=f"{name}: {ratio:.1f}")
-        right.plot(lengths, ms / lengths, "o-")
-    left.set(title=f"forward and backward, B = {B}, H = {H}", xlabel="time steps T", ylabel="ms", xlim=0, ylim=0)
-    left.legend(title="ratio at the largest T")
-    right.set(title="the same, for each step", xlabel="time steps T", ylabel="ms / T", xlim=0, ylim=0)
-    save(figure, "04_lstm_by_hand")
+    draw(lengths, B, H, times)
     return {"lengths": lengths, "milliseconds": {name: ms.tolist() for name, ms in times.items()}}
 
 
@@ -301,6 +458,24 @@ if __name__ == "__main__":
     shared.run(main)
 
 # %% [markdown]
+# ## In the figure
+#
+# Above: the gradients $dc_t$ and $dh_t$ come in on the right. A red arrow takes the gradient at its start, multiplies
+# it by the factor, and adds it to the gradient at its end. For example, two red arrows arrive at $\tilde c_t$: one from
+# $c_t$ with the factor $1 - k^c_t$, and one from $u$ with the factor $1 - u^2$. There is no matrix on the two shortest
+# ways from $c_t$ to $c_{t-1}$.
+#
+# Below: the time of all three methods is nearly proportional to T. A step back costs the same at every length. The tape
+# takes several times as long as the other two.
+
+# %% [markdown]
+# ## What to take away
+#
+# - Write the forward pass as short lines. Each line gives a line of the backward pass, in reverse order.
+# - A value gets one term of its gradient from each of its uses.
+# - Through time go two gradients: `dh` through a matrix at every step, and `dc` through factors between 0 and 1.
+# - Collect `da` of all steps, and make one matrix product for each array of weights.
+#
 # ## Exercises
 #
 # 1. Take `keep_h * dh` out of `step_back`. With T = 1 one of the six gradients becomes wrong, with T = 3 all. Why?
