@@ -22,23 +22,29 @@ from minizone.zoneout import zone_out
 # %% [markdown]
 # ## The line
 #
-# Let `old` be the state (H, B): H hidden units, and one column for each of B examples. Let `new` be the value that the
-# network proposes for the next state. The mask `keep` has an element for each unit of each example. Where it is 1 the
-# unit keeps its old value, where it is 0 it takes the new one. This is the whole of zoneout, from
-# `minizone/zoneout.py`:
+# A recurrent network computes at every step a value for its next state. Zoneout does not always accept it. We write
+#
+# - `old` for the state before the step, (H, B), with H hidden units and one column for each of B examples;
+# - `new` for the value that the network has computed, (H, B), which we call the candidate;
+# - `keep` for a random mask (H, B). Where it is 1 the unit keeps its old value, where it is 0 it takes the new one.
+#
+# A unit with a 1 in the mask is *zoned out*. Each element is 1 with the probability $z$. This is the whole of zoneout,
+# from `minizone/zoneout.py`:
 
 # %%
 print(inspect.getsource(zone_out).splitlines()[-1].strip())
 
 # %% [markdown]
-# With `keep` all zeros this is the plain network. With `keep` all ones nothing ever moves. We can write the line with
-# the change in front:
+# With `keep` all zeros this is the plain network. With `keep` all ones nothing ever moves.
 #
-# $$s_t = s_{t-1} + (1 - keep) \odot (\tilde s_t - s_{t-1})$$
+# The line can also be written with the change in front. Let $s_{t-1}$ be the old state, $\tilde s_t$ the candidate,
+# $s_t$ the next state and $k_t$ the mask, all (H, B). With $\odot$ for the product element by element,
 #
-# This is dropout, without its rescaling, on the *difference* $\tilde s_t - s_{t-1}$ (figure 1 of the paper). Ordinary
-# dropout multiplies the state itself. A dropped unit becomes 0, and the rest of the network reads that 0 as a value
-# like any other.
+# $$s_t = s_{t-1} + (1 - k_t) \odot (\tilde s_t - s_{t-1})$$
+#
+# This is dropout of the *difference* $\tilde s_t - s_{t-1}$, without rescaling (figure 1 of the paper). Ordinary
+# dropout acts on the state itself. A dropped unit becomes 0, and the rest of the network takes that 0 for the value of
+# the unit.
 
 # %%
 rng = np.random.default_rng(0)
@@ -52,15 +58,23 @@ check("zoneout is dropout on the change", np.allclose(mixed, as_dropout, rtol=0,
 # %% [markdown]
 # ## An LSTM has two states
 #
-# The cells $c_t$ and the hidden states $h_t$ have masks and probabilities of their own, $z_c$ and $z_h$. All arrays are
-# (H, B):
+# The cells $c_t$ and the hidden states $h_t$ of an LSTM (chapter 4) have masks of their own, $k^c_t$ and $k^h_t$, with
+# the probabilities $z_c$ and $z_h$. From the gates $i_t$, $f_t$, $o_t$ and the proposal $g_t$, all (H, B), the LSTM
+# computes the candidates
 #
-# $$\tilde c_t = f_t \odot c_{t-1} + i_t \odot g_t \qquad \tilde h_t = o_t \odot \tanh(\tilde c_t)$$
+# $$\tilde c_t = f_t \odot c_{t-1} + i_t \odot g_t$$
+#
+# $$\tilde h_t = o_t \odot \tanh(\tilde c_t)$$
+#
+# and zoneout mixes them with the old states:
+#
 # $$c_t = k^c_t \odot c_{t-1} + (1 - k^c_t) \odot \tilde c_t$$
+#
 # $$h_t = k^h_t \odot h_{t-1} + (1 - k^h_t) \odot \tilde h_t$$
 #
-# There is a trap. The tanh takes the *candidate* $\tilde c_t$, not the cell $c_t$ that comes out of zoneout. So a cell
-# that waits still shows its candidate to the rest of the network. To see it, zone out all cells and no hidden states.
+# Note that the tanh takes the *candidate* $\tilde c_t$, not the cell $c_t$ that comes out of zoneout. So the candidate
+# of a cell still reaches the rest of the network when the cell itself keeps its old value. To see it, zone out all
+# cells and no hidden states.
 
 # %%
 H, B, T = 4, 2, 6
@@ -76,47 +90,66 @@ check("z_c = 1: the hidden states move all the same", (np.abs(np.diff(h.data, ax
 # %% [markdown]
 # ## What the masks look like
 #
-# `Zoneout` draws the masks of a whole sequence, (T, H, B), before the network runs. The backward pass needs the same
-# masks, and a mask that is an *argument* can be used again, checked and saved.
+# `Zoneout` draws the masks of a whole sequence, (T, H, B) for T time steps, before the network runs. The backward pass
+# needs the same masks. A mask that is an *argument* can be used again, checked and saved (chapter 1).
 #
-# Variants of zoneout fill this array in other ways. `whole_layer` is stochastic depth with time in the place of layers:
-# one draw stops all units at once, cells and hidden states together. `static_steps` makes the static identity
-# connections of chapter 16: one draw serves all examples.
+# Variants of zoneout fill this array in other ways. With `whole_layer`, one draw zones out all units of an example at
+# once, cells and hidden states together. This is stochastic depth with time in place of layers. With `static_steps`,
+# all examples share one mask, which is drawn once (chapter 16).
 
 # %%
 KINDS = {
-    "independent, $z$ = 0.5": Zoneout(states=0.5),
+    "independent": Zoneout(states=0.5),
     "whole layer": Zoneout(states=0.5, whole_layer=True),
-    "static, one for all examples": Zoneout(states=0.5, static_steps=40),
+    "static": Zoneout(states=0.5, static_steps=40),
 }
 
 
 def picture(zoneout: Zoneout) -> np.ndarray:
-    """The masks of 12 units over 40 steps for two examples, with a grey line between the examples."""
+    """The masks of 12 units over 40 steps for two examples, with a gray line between the examples."""
     keep_h, _ = zoneout.masks(40, 12, 2, stream(1, "masks"), static_rng=stream(1, "static"))
     keep_h = np.broadcast_to(keep_h, (40, 12, 2))  # (T, H, B)
-    grey = np.full((1, 40), 0.5)
-    return np.concatenate([keep_h[..., 0].T, grey, keep_h[..., 1].T])
+    gray = np.full((1, 40), 0.5)
+    return np.concatenate([keep_h[..., 0].T, gray, keep_h[..., 1].T])
 
 
 # %% [markdown]
 # ## At test time
 #
-# The line is linear in `keep`. So the average of its result over all masks is its result for the average mask. The
-# average of `keep` is $z$. Without a generator, `Zoneout.masks` returns just that number. No weight is rescaled.
+# The network should not be random when it is used. The line is linear in `keep`. So the average of its result over all
+# masks is its result for the average mask, and the average of `keep` is $z$:
 #
-# For *one* step this is exact, and `main` draws many masks to show it. Over several steps it is an approximation,
-# because tanh and sigmoid stand between one mask and the next. Chapter 17 shows what happens without it.
+# $$\mathbb{E}[s_t] = z \, s_{t-1} + (1 - z) \, \tilde s_t$$
+#
+# Without a random generator, `Zoneout.masks` returns just the probabilities. The same line then computes the average.
+# No weight is rescaled.
 
 # %%
 expected_h, expected_c = Zoneout(cells=0.5, states=0.05).masks(T, H, B, rng=None)
 check("in evaluation the mask is the probability", (expected_h, expected_c) == (0.05, 0.5))
 
 # %% [markdown]
+# For *one* step this is exact. `main` draws many masks to test it. Over several steps it is an approximation, because
+# the tanh and the sigmoids between two steps are not linear. Chapter 17 shows what goes wrong without the average.
+
+
+# %%
+def mean_over_masks(old, new, z: float, draws: int) -> np.ndarray:
+    """The mean of a step with zoneout over many masks (H, 1), drawn 1,000 at a time."""
+    rng = stream(0, "draws")
+    total = np.zeros_like(old)
+    for _ in range(draws // 1000):
+        keep, _ = Zoneout(states=z).masks(1000, len(old), 1, rng, dtype=np.float64)  # (1000, H, 1)
+        total += (keep * old + (1 - keep) * new).sum(axis=0)  # the one line, for 1,000 masks at once
+    return total / draws
+
+
+# %% [markdown]
 # ## One unit over time
 #
-# Under zoneout the state of a unit has flat stretches where it waits. Then it goes on from its own value. Under
-# dropout, with the same mask, the state falls to 0 each time.
+# We follow the hidden states of an LSTM with random weights that reads a sine wave. The function below returns them
+# with zoneout and, for the same mask, with dropout in place of zoneout. With zoneout one call runs the whole sequence.
+# With dropout we call the LSTM step by step and multiply its state by $1 - k_t$.
 
 
 # %%
@@ -143,17 +176,28 @@ def traces(z: float, T: int, H: int, device: Device) -> tuple[np.ndarray, np.nda
     return to_host(zoned.data)[..., 0], np.array(dropped), mask[..., 0]
 
 
+# %% [markdown]
+# The figure shows the masks, and below them the unit whose state changes most.
+
+
 # %%
-def mean_over_masks(old, new, z: float, draws: int) -> np.ndarray:
-    """The mean of a step with zoneout over many masks (H, 1), drawn 1,000 at a time."""
-    rng = stream(0, "draws")
-    total = np.zeros_like(old)
-    for _ in range(draws // 1000):
-        keep, _ = Zoneout(states=z).masks(1000, len(old), 1, rng, dtype=np.float64)  # (1000, H, 1)
-        total += (keep * old + (1 - keep) * new).sum(axis=0)  # the one line, for 1,000 masks at once
-    return total / draws
+def draw(zoned, dropped) -> None:
+    figure, axes = plt.subplot_mosaic([list(KINDS), ["trace"] * 3], figsize=(8.5, 5), height_ratios=[1, 1.1])
+    for name, zoneout in KINDS.items():
+        axes[name].imshow(picture(zoneout), cmap="Greys", aspect="auto", vmin=0, vmax=1, interpolation="nearest")
+        axes[name].set(title=f"masks: {name}", xlabel="time step", yticks=[5.5, 18.5], yticklabels=["", ""])
+        axes[name].grid(False)
+    axes["independent"].set_yticklabels(["example 1,\n12 units", "example 2,\n12 units"])
+
+    unit = int(np.argmax(zoned.std(axis=0)))
+    axes["trace"].step(range(len(zoned)), zoned[:, unit], where="post", label="zoneout: the unit waits")
+    axes["trace"].step(range(len(zoned)), dropped[:, unit], where="post", lw=0.9, label="dropout: the unit is set to 0")
+    axes["trace"].set(title=f"hidden state of unit {unit}, with the same mask", xlabel="time step", ylabel="$h$")
+    figure.legend(loc="outside lower center", ncols=2)
+    save(figure, "05_zoneout")
 
 
+# %%
 SIZES = {"small": (4_000, 20), "quick": (100_000, 100), "paper": (1_000_000, 1000)}  # draws, units
 
 
@@ -176,32 +220,32 @@ def main(preset: Preset = "quick", device: DeviceName = "cpu") -> dict[str, floa
     return {"draws": draws, "largest_error": float(error.max()), "waited": float(mask.mean())}
 
 
-def draw(zoned, dropped) -> None:
-    figure, axes = plt.subplots(1, 4, figsize=(11, 2.6), width_ratios=[1, 1, 1, 1.7])
-    for axis, (title, zoneout) in zip(axes, KINDS.items(), strict=False):
-        axis.imshow(picture(zoneout), cmap="Greys", aspect="auto", vmin=0, vmax=1, interpolation="nearest")
-        axis.set(title=title, xlabel="time step", yticks=[5.5, 18.5], yticklabels=["example 1", "example 2"])
-        axis.tick_params(axis="y", rotation=90, length=0)
-        axis.grid(False)
-    unit = int(np.argmax(zoned.std(axis=0)))
-    axes[3].step(range(40), zoned[:, unit], where="post", label="zoneout: it waits")
-    axes[3].step(range(40), dropped[:, unit], where="post", lw=0.9, label="dropout: it falls to 0")
-    axes[3].set(title=f"$h$ of unit {unit}, one mask for both", xlabel="time step")
-    axes[3].set_ylim(top=1.0)
-    axes[3].legend(fontsize=8, loc="upper right", ncols=2)
-    save(figure, "05_zoneout")
-
-
 # %%
 if __name__ == "__main__":
     shared.run(main)
 
 # %% [markdown]
+# ## In the figure
+#
+# Above: black is `keep` = 1. Independent masks differ for every unit, step and example. With the whole layer, a column
+# of an example is all black or all white. Static masks are the same for both examples.
+#
+# Below: under zoneout the state has flat stretches where the unit waits. Then it goes on from its own value. Under
+# dropout, with the same mask, it is set to 0 each time.
+
+# %% [markdown]
+# ## What to take away
+#
+# - Zoneout is one line: `keep * old + (1 - keep) * new`.
+# - A unit that is zoned out keeps its value. Dropout sets it to 0.
+# - In an LSTM, cells and hidden states have masks of their own, and the tanh takes the candidate of the cell.
+# - At test time the mask is replaced by its probability, and no weight is rescaled.
+#
 # ## Exercises
 #
 # 1. Let the tanh take the cell after zoneout: write the step with `zone_out` and compare with `minizone.lstm`. Is there
-#    a difference for $z_c = 1, z_h = 0$? And for $z_c = 0, z_h = 1$?
-# 2. Average the *last* state of an LSTM over 1,000 draws of masks for ten steps, and compare with the run on
-#    expectations. How does the difference grow with $z$ and with T?
+#    a difference for $z_c = 1, z_h = 0$? And for $z_c = 0, z_h = 0.5$?
+# 2. Average the *last* state of an LSTM over a few thousand draws of masks, and compare it with the state of a run on
+#    expectations. How does the difference depend on T and on $z$?
 # 3. `gaussian=True` fills `keep` with normal numbers of the same mean and variance. What does a `keep` of 1.7 do to a
 #    state, and why does the expectation still hold?
