@@ -30,7 +30,7 @@ from minizone.backend import bernoulli, stream, synchronize, to_device
 # Suppose that $y_1, y_2, \dots$ were computed from $v$. Then a change of $v$ acts on the loss through each of them, and
 # the chain rule adds up these effects:
 #
-# $$dv = \sum_n dy_n \, \frac{\partial y_n}{\partial v}$$
+# $$dv = \sum_n dy_n \frac{\partial y_n}{\partial v}$$
 #
 # While a program computes its loss, it can record what it does. The record is called a *tape*. Here it is a graph of
 # nodes. We say that $v$ is a *parent* of $y_1, y_2, \dots$, and that these are the *children* of $v$. A node stores its
@@ -358,7 +358,7 @@ if __name__ == "__main__":
 # ## In the figure
 #
 # On the left, gradients flow along the arrows, from $h_2$ to $h_1$. A queue visits $h_1$ at turn 4, but its child
-# $w \, h_1$ only at turn 10. Depth first makes the same mistake on the other path. The order of the highest number
+# $w h_1$ only at turn 10. Depth first makes the same mistake on the other path. The order of the highest number
 # visits $h_1$ last, after both of its children. (The turns that are missing belong to the nodes of the first step.)
 #
 # On the right, the time grows in proportion to the number of steps, for both tapes.

@@ -159,7 +159,7 @@ def forward(x, h0, c0, W_x, W_h, b, keep_h, keep_c):
 # $$dh_{t-1} = p_{t-1} + W_h^\top da_t + k^h_t \odot dh_t$$
 #
 # Why the transposed matrix? Element k of $h_{t-1}$ enters row j of $a_t$ with the factor $W_{jk}$. So it gets the sum
-# of $W_{jk} \, da_j$ over all rows j. For all elements together this is $W_h^\top da_t$.
+# of $W_{jk} da_j$ over all rows j. For all elements together this is $W_h^\top da_t$.
 #
 # **The cell** $c_{t-1}$ has three uses too: the loss, the product with $f$, and zoneout of step t. So
 #
@@ -198,10 +198,10 @@ def step_back(dh, dc, c_before, stored, W_h, keep_h, keep_c):
 # ## The weights: all of time in one product
 #
 # All steps t and all examples n use the same $W_h$, so $dW_h$ is a sum over these uses. One use is the term
-# $W_{jk} h_k$ in $a_j$. It adds $da_j \, h_k$ to the gradient of $W_{jk}$. For all j and k together, that is the outer
+# $W_{jk} h_k$ in $a_j$. It adds $da_j h_k$ to the gradient of $W_{jk}$. For all j and k together, that is the outer
 # product of two columns. Write $da_{t,n}$ (4H,) and $h_{t-1,n}$ (H,) for the columns of example n:
 #
-# $$dW_h = \sum_{t,n} da_{t,n} \, h_{t-1,n}^\top$$
+# $$dW_h = \sum_{t,n} da_{t,n} h_{t-1,n}^\top$$
 #
 # A sum of outer products is a matrix product. Put the columns of all steps side by side: $A = [da_1 \dots da_T]$
 # (4H, TB), $P = [h_0 \dots h_{T-1}]$ (H, TB) and $X = [x_1 \dots x_T]$ (D, TB). Then

@@ -119,7 +119,7 @@ def picture(zoneout: Zoneout) -> np.ndarray:
 # The network should not be random when it is used. The line is linear in `keep`. So the average of its result over all
 # masks is its result for the average mask, and the average of `keep` is $z$:
 #
-# $$\mathbb{E}[s_t] = z \, s_{t-1} + (1 - z) \, \tilde s_t$$
+# $$\mathbb{E}[s_t] = z s_{t-1} + (1 - z) \tilde s_t$$
 #
 # Without a random generator, `Zoneout.masks` returns just the probabilities. The same line then computes the average.
 # No weight is rescaled.

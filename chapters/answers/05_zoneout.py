@@ -103,7 +103,7 @@ check("it is larger for z = 0.5 than for 0.05 and 0.95", by_z[0.5] > 1.5 * max(b
 # %% [markdown]
 # ## 3. A mask of normal numbers
 #
-# With `keep` = 1.7 the next state is $1.7 \, s_{t-1} - 0.7 \, \tilde s_t$. The state moves away from the candidate, by
+# With `keep` = 1.7 the next state is $1.7 s_{t-1} - 0.7 \tilde s_t$. The state moves away from the candidate, by
 # 0.7 of the distance. It can leave the interval from -1 to 1, which a mask of zeros and ones cannot do. The line is
 # linear in `keep` all the same, and the mean of `keep` is $z$. So the mean of the result is what it was.
 
