@@ -25,35 +25,51 @@ from minizone.optim import decayed
 # ## Perplexity
 #
 # A model reads $N$ words $w_1, \dots, w_N$ out of a vocabulary of $V$. Before each word it gives every word of the
-# vocabulary a probability. Its loss is $-\ln p$ of the word that comes, in nats. The *perplexity* is the exponential of
-# the mean loss:
+# vocabulary a probability. Write $p_n$ for the probability that it gave to the word that came, $w_n$. Its loss is
+# $-\ln p_n$, in nats. The *perplexity* is the exponential of the mean loss:
 #
-# $$\mathrm{ppl} = \exp\Big(-\frac{1}{N} \sum_{n=1}^{N} \ln p(w_n \mid w_1, \dots, w_{n-1})\Big)$$
+# $$\mathrm{ppl} = \exp\Big(-\frac{1}{N} \sum_{n=1}^{N} \ln p_n\Big)$$
 #
-# A model of perplexity 80 is as unsure as if it guessed among 80 equally likely words. (BPC, in chapter 9, is the same
-# mean divided by $\ln 2$.) With equal scores for all words the perplexity is $V$.
+# A perplexity of 80 means: the model is as unsure as if it had to choose among 80 equally likely words. With equal
+# scores for all words the perplexity is $V$. (The BPC of chapter 9 is the same mean divided by $\ln 2$.)
 
 # %%
 V = 10_000  # the vocabulary of Penn Treebank
-equal_scores = Tensor(np.zeros((7, V, 2)))  # (T, V, B)
+equal_scores = Tensor(np.zeros((7, V, 2)))  # (T, V, B): steps, words, rows of text
 words = np.arange(14).reshape(7, 2)  # (T, B)
 ppl = exp(float(softmax_cross_entropy(equal_scores, words)))
 check("with equal scores the perplexity is V", abs(ppl / V - 1) < 1e-9)
 
 # %% [markdown]
+# ## The network
+#
+# The model is that of Zaremba et al. (2014). It has two layers of H units. The minibatch has B rows of text, and at
+# step t the network reads one word of each, $w_t$ (B,). An embedding E (H, V) has a column for each word:
+#
+# $$x_t = E_{:, w_t}$$
+#
+# The first LSTM reads $x_t$ (H, B), and the second one reads the hidden state $h^1_t$ of the first. $c^1_t$ and $c^2_t$
+# are their cells. All states are (H, B).
+#
+# $$h^1_t, c^1_t = \mathrm{LSTM}_1(D(x_t), h^1_{t-1}, c^1_{t-1})$$
+#
+# $$h^2_t, c^2_t = \mathrm{LSTM}_2(D(h^1_t), h^2_{t-1}, c^2_{t-1})$$
+#
+# The scores $s_t$ (V, B) of the next word are computed with the weights W (V, H) and b (V, 1):
+#
+# $$s_t = W D(h^2_t) + b$$
+#
+# $D$ is dropout: an element becomes 0 with probability $p$, and otherwise it is multiplied by $1 / (1 - p)$. Each $D$
+# has a new mask (H, B) at each step.
+#
 # ## Where the masks are
 #
-# The model is that of Zaremba et al. (2014). With words $w_t$ (B,), embedding E (H, V), output W (V, H) and b (V,):
+# $D$ is on the connections that go up, from layer to layer. There is no $D$ on the connections along time, from step to
+# step. So a word passes three masks on its way to a prediction, however many steps later that is. With masks along time
+# it would pass one more at every step.
 #
-# $$x_t = E_{:, w_t} \qquad h^1_t, c^1_t = \mathrm{LSTM}_1(D(x_t), h^1_{t-1}, c^1_{t-1}) \qquad
-# h^2_t, c^2_t = \mathrm{LSTM}_2(D(h^1_t), h^2_{t-1}, c^2_{t-1}) \qquad s_t = W D(h^2_t) + b$$
-#
-# Here $x_t$ and all states are (H, B), and the scores $s_t$ are (V, B). $D$ is dropout: an element becomes 0 with
-# probability $p$ and is otherwise multiplied by $1 / (1 - p)$. Every $D$ has a fresh mask (H, B) at every step.
-#
-# There is no $D$ at $h_{t-1}$ and $c_{t-1}$. So a word passes three masks on its way to a prediction, one for each
-# connection upwards, however many steps lie between. Masks along time would act once per step. To check that the
-# connections along time have none, drop *everything* on the connections upwards, $p = 1$, and see what still moves.
+# To check this, we drop everything on the connections that go up, $p = 1$. The output must be zero, and the states must
+# still change from step to step.
 
 # %%
 H, B, T = 6, 2, 70
@@ -70,10 +86,11 @@ for h, c in states:
 check("along time the states still move", np.all(moves))
 
 # %% [markdown]
-# ## The state is carried, the gradient is cut
+# ## Minibatches
 #
-# The training text is laid out in B long columns. A minibatch is their next T rows, and it starts from the states in
-# which the previous minibatch ended. Here are 25 words, called 0 to 24, in three columns, as minibatches of four steps:
+# The training text is cut into B long pieces, which are read side by side, one in each column. A minibatch has the next
+# T words of each piece. It starts from the states in which the minibatch before it ended. Here are 25 words, with the
+# numbers 0 to 24, in B = 3 pieces and T = 4 steps:
 
 # %%
 minibatches = list(Rows(np.arange(25), steps=4, batch_size=3))
@@ -83,9 +100,13 @@ print(f"minibatch 0, (T, B):\n{first_words}\nminibatch 1:\n{second_words}")
 check("a minibatch starts with the last targets of the one before", (first_targets[-1] == second_words[0]).all())
 
 # %% [markdown]
-# Back-propagation stops at the start of a minibatch. The state comes in as numbers, without the graph that made them.
-# This is *truncated* back-propagation through time. Words before the cut still influence the loss, but get no gradient
-# from it. Below, 70 steps are read at once, and then as two minibatches of 35.
+# ## Truncated back-propagation
+#
+# A minibatch takes over the values of the states, but not the graph that computed them. So back-propagation stops at
+# the start of a minibatch. This is *truncated* back-propagation through time. Earlier words still influence the loss,
+# but they get no gradient from it.
+#
+# To see this, we read 70 steps at once, and then as two minibatches of 35 steps.
 
 
 # %%
@@ -112,19 +133,19 @@ check("before the cut it is 0", (dx_cut[:35] == 0).all() and (dx_whole[:35] != 0
 # %% [markdown]
 # ## The schedule
 #
-# Training is plain SGD with a learning rate of 1. The loss is *summed* over the T steps, the norm of the gradient is
-# clipped at 10, and the initial weights are from [-0.04, 0.04]. After 14 epochs the learning rate is divided by 1.15 in
-# every epoch. (The sum, Zaremba's 55 epochs and his 65 % dropout are from memory, unverified.)
+# Training is plain SGD with a learning rate of 1. The loss is the *sum* over the T steps. The norm of the gradient is
+# clipped at 10, and the initial weights are between -0.04 and 0.04. After 14 epochs the learning rate is divided by
+# 1.15 in every epoch. (The sum, Zaremba's 55 epochs and his dropout of 0.65 are from memory, unverified.)
 
 # %%
 rates = [decayed(1.0, epoch, divide_by=1.15, after=14) for epoch in range(1, 56)]
 check("14 epochs at the full rate, then a division in each", rates[13] == 1 and np.isclose(rates[20], 1.15**-7))
 
 # %% [markdown]
-# ## Why not zoneout alone?
+# ## Why zoneout alone is not enough
 #
-# As the only regularizer zoneout was "not competitive", says the paper. The explanation that follows is ours. Count the
-# weights:
+# The paper says that zoneout as the only regularizer was "not competitive". It gives no reason. Here is ours, and it
+# starts with the number of weights.
 
 # %%
 H = 1500
@@ -140,17 +161,18 @@ for name, count in counts.items():
 check("less than a third of the weights is on the connections along time", counts["along time"] < total / 3)
 
 # %% [markdown]
-# The other weights can learn a text by heart too, and zoneout hides nothing from them: a unit that waits still shows
-# its old value. Dropout hides half of every vector, or more, so that no weight can rely on its neighbours.
+# The other weights can also learn a text by heart, and zoneout hides nothing from them. A unit that is zoned out is
+# still seen by the layer above, with its old value. Dropout hides half of each vector or more, so no weight can rely on
+# one particular unit.
 #
-# In Table 1 dropout brings the test perplexity from 114.5 to 78.4. Zoneout on top of it, 0.25 for cells and 0.025 for
-# states, brings it to 77.4. Variational dropout (Gal, 2015) has 73.4 there. (The authors' public script has no dropout
+# In Table 1 of the paper dropout brings the test perplexity from 114.5 to 78.4. Zoneout on top of it, $z_c$ = 0.25 and
+# $z_h$ = 0.025, brings it to 77.4. Variational dropout (Gal, 2015) has 73.4. (The authors' public script has no dropout
 # between layers, so 77.4 cannot come from it.)
 #
-# Now four models at a small size, on the Python manual. The initial weights are wider and the decay starts earlier,
-# because the run is short. Look for three things. Without a regularizer the validation curve turns upwards while
-# training goes on falling. With zoneout alone it turns less, but dropout reaches a lower perplexity. And zoneout on top
-# of dropout slows so short a run down. The one point of Table 1 cannot be shown in a minute on a short text.
+# ## Four models
+#
+# We train four small models on the manual of Python. The run is short, so the initial weights are wider and the
+# learning rate falls earlier. In so short a run the one point of Table 1 cannot be shown.
 
 # %%
 ZONEOUT = {"z_prob_cells": 0.25, "z_prob_states": 0.025}
@@ -176,6 +198,12 @@ SIZES = {
 }
 
 
+# %% [markdown]
+# ## The figure
+#
+# The upper row has the network, the gradient of truncated back-propagation, and the schedule.
+
+
 # %%
 def draw_model(axis: plt.Axes) -> None:
     """Three time steps of the network, with dropout on the arrows up and zoneout on those along time."""
@@ -190,8 +218,8 @@ def draw_model(axis: plt.Axes) -> None:
                 axis.annotate("", (t, level), (t - 1, level), arrowprops=along_time)
     axis.plot([], [], "--", color="C1", label="up: dropout")
     axis.plot([], [], color="C0", label="along time: zoneout")
-    axis.set(title="where the masks are", xlim=(-1, 2.3), ylim=(-0.4, 4.2), xticks=[], yticks=[])
-    axis.legend(loc="upper center", ncols=2)
+    axis.set(title="where the masks are", xlim=(-1, 2.3), ylim=(-0.4, 3.4), xticks=[], yticks=[])
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, 0))
     axis.spines[:].set_visible(False)
 
 
@@ -200,20 +228,50 @@ def draw_cut(axis: plt.Axes) -> None:
     """The gradient that each input gets from step 70."""
     norms = np.sqrt((dx_whole**2).sum(axis=(1, 2)))  # (T,)
     axis.semilogy(range(1, T + 1), norms, color="0.5", label="70 steps at once")
-    axis.semilogy(range(36, T + 1), norms[35:], color="C3", lw=3, alpha=0.7, label="35 + 35, state carried")
-    axis.set(title="truncation", xlabel="time step of an input", ylabel="norm of its gradient from step 70")
-    axis.legend()
+    axis.semilogy(range(36, T + 1), norms[35:], color="C3", lw=3, alpha=0.7, label="two minibatches of 35")
+    axis.axvline(35.5, color="C3", ls=":")
+    axis.text(34, norms[-1], "0 before\nthe cut", color="C3", ha="right", va="top")
+    axis.set(title="gradient from step 70 to the inputs", xlabel="time step of the input", ylabel="norm")
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2))
 
 
-def draw_curves(axis: plt.Axes, runs: dict[str, shared.Learned]) -> None:
-    """Validation and training perplexities of the four models."""
+def draw_schedule(axis: plt.Axes) -> None:
+    """The learning rate of each epoch."""
+    axis.plot(range(1, 56), rates, drawstyle="steps-mid")
+    axis.set(title="learning rate of the paper", xlabel="epoch", ylabel="learning rate", ylim=(0, 1.05))
+
+
+# %% [markdown]
+# The lower row has the four models: validation, training, and the best validation perplexity.
+
+
+# %%
+def draw_models(valid: plt.Axes, train: plt.Axes, best: plt.Axes, runs: dict[str, shared.Learned]) -> None:
+    """Validation and training perplexities of the four models, and the best ones."""
     for number, (name, run) in enumerate(runs.items()):
+        color = f"C{number}"
         epochs = range(1, len(run.rows) + 1)
-        axis.plot(epochs, run.curve("valid_ppl"), color=f"C{number}", lw=2, label=name)
-        axis.plot(epochs, run.curve("train_ppl"), color=f"C{number}", lw=0.8)
-    highest = max(min(run.curve("valid_ppl")) for run in runs.values())
-    axis.set(xlabel="epoch", ylabel="perplexity", ylim=(0, 2 * highest))
-    axis.legend(title="thick: validation, thin: training", fontsize=8, loc="upper right")
+        valid.plot(epochs, run.curve("valid_ppl"), color)
+        train.plot(epochs, run.curve("train_ppl"), color)
+        lowest = min(run.curve("valid_ppl"))
+        best.barh(name.replace(" and ", "\nand "), lowest, color=color)
+        best.text(lowest, number, f" {lowest:.0f}", va="center")
+    highest = 1.7 * max(min(run.curve("valid_ppl")) for run in runs.values())
+    for axis, title in ((valid, "validation (colors: right panel)"), (train, "training, with its noise")):
+        axis.set(title=title, xlabel="epoch", ylabel="perplexity", ylim=(0, highest))
+        axis.locator_params(axis="x", integer=True)
+    best.set(title="best validation perplexity", xlabel="perplexity")
+    best.margins(x=0.15)
+    best.invert_yaxis()
+
+
+def draw(runs: dict[str, shared.Learned]) -> None:
+    figure, axes = plt.subplots(2, 3, figsize=(10.5, 6))
+    draw_model(axes[0, 0])
+    draw_cut(axes[0, 1])
+    draw_schedule(axes[0, 2])
+    draw_models(*axes[1], runs)
+    save(figure, "10_word_ptb")
 
 
 # %%
@@ -227,18 +285,11 @@ def main(preset: Preset = "quick", device: DeviceName = "cpu") -> dict[str, floa
         last_train = run.curve("train_ppl")[-1]
         print(f"{name:20} best validation perplexity {found[name]:6.1f}, training at the end {last_train:6.1f}")
     text = run.experiment.data
+    print(f"text: {text.name}")
     check("every model has learned: perplexity below half of V", max(found.values()) < text.vocabulary_size / 2)
     if preset == "quick":
         check("dropout reaches a lower perplexity than no regularizer", found["dropout"] < found["none"])
-
-    figure, axes = plt.subplots(2, 2, figsize=(9, 6))
-    draw_model(axes[0, 0])
-    draw_cut(axes[0, 1])
-    axes[1, 0].plot(range(1, 56), rates, drawstyle="steps-mid")
-    axes[1, 0].set(title="the schedule of the paper", xlabel="epoch", ylabel="learning rate", ylim=(0, 1.05))
-    draw_curves(axes[1, 1], runs)
-    axes[1, 1].set(title=text.name.split(",")[0])
-    save(figure, "10_word_ptb")
+    draw(runs)
     return found
 
 
@@ -247,8 +298,24 @@ if __name__ == "__main__":
     shared.run(main)
 
 # %% [markdown]
+# ## In the figure
+#
+# Above: dropout is on the arrows that go up, zoneout on those along time. In two minibatches the gradient of the later
+# 35 steps is the same as without a cut, and that of the earlier 35 steps is 0.
+#
+# Below: without a regularizer the validation curve rises at the end, while the training curve still falls. With zoneout
+# alone it hardly rises, but dropout reaches a lower perplexity. Zoneout on top of dropout makes so short a run slower.
+#
+# ## What to take away
+#
+# - Dropout between layers and zoneout along time act on different connections and can be combined.
+# - Perplexity is the exponential of the mean loss in nats. Guessing among V words has perplexity V.
+# - Minibatches carry the state on, without its graph. Gradients stop at their start.
+# - On words most weights are not on the connections along time, so zoneout alone cannot replace dropout.
+#
 # ## Exercises
 #
-# 1. Change `dropout` from 0.2 to 0.8 in `RUNS`. How do the thin and the thick curve move against each other?
-# 2. Let every minibatch of `WordPTB.loss` begin with `state = None`. What does validation, which carries it, lose?
+# 1. Change `dropout` from 0 to 0.5 in steps. How do the training and the validation perplexity move?
+# 2. Let every minibatch of training start from a zero state: a `WordPTB` whose `loss` forgets the state. What does
+#    validation, which carries it, lose?
 # 3. `"z_prob_cells": "0.25,0"` zones out the first layer only, `"0,0.25"` the second. Does it matter which?
