@@ -85,9 +85,7 @@ def navigation(chapter: Path, chapters: list[Path]) -> str:
     """Links to the pages before and after, to all of them, to the script and to the answers."""
     place = chapters.index(chapter)
     links = [f"[Chapter {place}]({chapters[place - 1].stem}.md)"] if place else []
-    links += ["[all chapters](../README.md)", f"[script](../{chapter.name})"]
-    if (shared.HERE / "answers" / chapter.name).exists():
-        links.append(f"[answers](../answers/{chapter.name})")
+    links += ["[all chapters](../README.md)", f"[script](../{chapter.name})", f"[answers](../answers/{chapter.name})"]
     if place + 1 < len(chapters):
         links.append(f"[Chapter {place + 2}]({chapters[place + 1].stem}.md)")
     return " | ".join(links)

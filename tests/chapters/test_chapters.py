@@ -14,9 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTERS = sorted((ROOT / "chapters").glob("[0-9][0-9]_*.py"))
 KEY_LINES = ROOT / "tests" / "fixtures" / "chapter_lines.txt"  # written by: python tests/chapters/test_chapters.py
-ANSWERS = sorted((ROOT / "chapters" / "answers").glob("*.py"))
 each_chapter = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
-each_answers = pytest.mark.parametrize("answers", ANSWERS, ids=lambda path: path.stem)
 
 
 def key_lines(chapter: Path, folder: Path) -> list[str]:
@@ -93,18 +91,19 @@ def test_a_chapter_opens_with_its_claim(chapter):
     assert 5_000 < figure.stat().st_size < 300_000, "the figure of preset quick must be committed, and small"
 
 
-@each_answers
-def test_every_exercise_has_an_answer(answers):
-    script = (ROOT / "chapters" / answers.name).read_text(encoding="utf-8")
+@each_chapter
+def test_every_exercise_has_an_answer(chapter):
+    script = chapter.read_text(encoding="utf-8")
+    answers = ROOT / "chapters" / "answers" / chapter.name
     exercises = re.findall(r"^# (\d)\. ", script.partition("# ## Exercises")[2], re.MULTILINE)
     assert re.findall(r"^# ## (\d)\. ", answers.read_text(encoding="utf-8"), re.MULTILINE) == exercises
     assert "# ## What to take away" in script
 
 
-@each_answers
-def test_the_answers_hold(answers, tmp_path):
+@each_chapter
+def test_the_answers_hold(chapter, tmp_path):
     done = subprocess.run(
-        [sys.executable, str(answers)],
+        [sys.executable, str(ROOT / "chapters" / "answers" / chapter.name)],
         cwd=tmp_path,
         env={**os.environ, "MINIZONE_FIGURES": str(tmp_path), "OMP_NUM_THREADS": "1"},
         capture_output=True,
