@@ -18,7 +18,7 @@ import matplotlib
 import tyro
 
 from minizone import UserError
-from minizone.commands.report import paper_of
+from minizone.commands.train import paper_of
 from minizone.runs.experiment import Experiment
 from minizone.runs.files import read_rows
 from minizone.runs.report import report

@@ -76,7 +76,7 @@ class Device:
             model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
         except (OSError, StopIteration):
             model = platform.processor() or platform.machine()
-        return f"{model}, {cores()} cores"
+        return f"{model}, {cores()} core{'s' if cores() > 1 else ''}"
 
     @property
     def versions(self) -> dict[str, str]:

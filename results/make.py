@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,12 +29,12 @@ import summary
 import tables
 
 from minizone.commands import plot
-from minizone.commands.report import paper_of
+from minizone.commands.train import paper_of
 from minizone.runs.files import Run
 from minizone.runs.plotting import plot_gradients, plot_networks
 from minizone.runs.report import find_runs, report, write_page
 
-PAGES = ("README.md", "results/README.md", "benchmarks/README.md", "docs/conformance.md")
+PAGES = ("README.md", "results/README.md", "benchmarks/README.md", "chapters/README.md", "docs/conformance.md")
 TABLE = re.compile(r"(<!-- table: python (\S+(?: report)?)(?: (.+?))? -->\n)(?:.|\n)*?(<!-- end -->)")
 FIGURE = re.compile(r"(<!-- figure: (.+?): (plot|gradients|semantic) (.+?) --out (\S+) -->\n)(?:.|\n)*?(<!-- end -->)")
 PAGE = "results/page.html"
@@ -50,11 +51,18 @@ def table_of_runs(folder: str, *flags: str) -> str:
     return report(Path(folder), short=paper_of if "--short" in flags else None)
 
 
+def table_of_chapters(*arguments: str) -> str:
+    """What `chapters/all.py` prints, as a process of its own: it changes matplotlib's settings."""
+    command = [sys.executable, "chapters/all.py", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 PROGRAMS: dict[str, Callable[..., str]] = {
     "run.py report": table_of_runs,
     "results/claims.py": claims.main,
     "benchmarks/tables.py": tables.main,
     "benchmarks/conformance/summary.py": summary.main,
+    "chapters/all.py": table_of_chapters,
 }
 
 
@@ -128,12 +136,10 @@ def filled(page: str) -> str:
     """A page with all its tables and figures."""
 
     def image(match: re.Match[str]) -> str:
-        link = os.path.relpath(ROOT / match[5], (ROOT / page).parent)
-        return (
-            f"{match[1]}\n![{match[2]}]({link})\n\n{match[6]}"
-            if (ROOT / match[5]).exists()
-            else f"{match[1]}{match[6]}"
-        )
+        begin, caption, out, end = match.group(1, 2, 5, 6)
+        if not (ROOT / out).exists():
+            return begin + end
+        return f"{begin}\n![{caption}]({os.path.relpath(ROOT / out, (ROOT / page).parent)})\n\n{end}"
 
     text = TABLE.sub(lambda match: f"{match[1]}\n{table(match[2], match[3] or '').strip()}\n\n{match[4]}", read(page))
     return FIGURE.sub(image, text)

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from minizone.commands.flags import file_to_write, parse
-from minizone.commands.report import paper_of
+from minizone.commands.train import paper_of
 from minizone.errors import UserError
 from minizone.runs.files import read_run
 from minizone.runs.plotting import FORMATS, Kind, plot_runs

@@ -10,7 +10,7 @@ import tyro
 
 from minizone.commands.flags import file_to_write, parse
 from minizone.commands.sample import Sample, text_of
-from minizone.commands.train import TASKS
+from minizone.commands.train import paper_of
 from minizone.errors import UserError
 from minizone.runs.report import find_runs, report, save_runs, write_page
 
@@ -44,11 +44,6 @@ def main(arguments: list[str]) -> int:
     if page:
         print(f"\n{page}")
     return 0
-
-
-def paper_of(task: str) -> dict[str, dict[str, float]]:
-    """The paper's results; none for a task of one's own."""
-    return TASKS[task].paper if task in TASKS else {}
 
 
 def sample(run: Path) -> str | None:

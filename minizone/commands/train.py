@@ -15,6 +15,7 @@ from minizone.errors import UserError
 from minizone.experiments import char_ptb, gradients, pmnist, semantic, seq2seq, text8, word_ptb
 from minizone.runs import files
 from minizone.runs.experiment import Experiment
+from minizone.runs.groups import PaperResults
 from minizone.runs.settings import RunSettings
 from minizone.runs.training import Stop, fit, never
 
@@ -27,6 +28,11 @@ TASKS: dict[str, type[Experiment]] = {
     "semantic": semantic.Semantic,
     "gradients": gradients.Gradients,
 }
+
+
+def paper_of(task: str) -> PaperResults:
+    """The paper's results; none for a task of one's own."""
+    return TASKS[task].paper if task in TASKS else {}
 
 
 def main(task: str, arguments: list[str]) -> int:

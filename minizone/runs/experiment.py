@@ -13,6 +13,7 @@ from minizone.autograd.tensor import Tensor
 from minizone.backend import Array, Device, Generator
 from minizone.layers import Module
 from minizone.optim import Optimizer
+from minizone.runs.groups import PaperResults
 from minizone.runs.settings import RunSettings
 
 
@@ -51,7 +52,7 @@ class Experiment:
 
     task = metric = unit = ""
     presets: dict[str, Any]  # of RunSettings, or of a subclass
-    paper: ClassVar[dict[str, dict[str, float]]] = {}
+    paper: ClassVar[PaperResults] = {}
     settings: Any  # the same
     model: Any  # a Module
     data: Any
@@ -63,7 +64,7 @@ class Experiment:
         self.memory: dict[str, Any] = {}
 
     @property
-    def reference(self) -> dict[str, dict[str, float]]:
+    def reference(self) -> PaperResults:
         """The paper's results when the run has the paper's data; else {}."""
         return {}
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from minizone.runs.files import Row, Run
 
+PaperResults = dict[str, dict[str, float]]  # the rows of a table of the paper: {"Zoneout": {"valid": ..., "test": ...}}
 Result = tuple[float, int | None]  # of the metric; and the difficulty of a task that becomes harder: digits of a number
 
 NOT_A_DIFFERENCE = {"seed", "data_dir", "offline", "max_minutes"}  # runs of one group may differ in these settings
@@ -114,6 +115,10 @@ class Group:
         summaries = [run["summary"] for run in self.runs]
         return [(summary[f"test_{self.metric}"], summary.get("difficulty")) for summary in summaries]
 
+    def results(self, split: str) -> list[Result]:
+        """Those of "valid" or of "test"."""
+        return self.best_valid() if split == "valid" else self.test()
+
 
 def group_by_settings(runs: Iterable[Run]) -> list[Group]:
     """Groups in the order of their first runs; those of one task and data set in the order of the paper's table.
@@ -133,7 +138,7 @@ def group_by_settings(runs: Iterable[Run]) -> list[Group]:
     return sorted(found, key=lambda group: (tables.index(group.table), group.place))
 
 
-def paper_results(groups: Iterable[Group]) -> dict[str, dict[str, float]]:
+def paper_results(groups: Iterable[Group]) -> PaperResults:
     """The paper's results for the data of these groups, as in `minizone.runs.experiment.Experiment.reference`."""
     return next((group.config["reference"] for group in groups if group.config["reference"]), {})
 

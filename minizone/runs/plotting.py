@@ -23,6 +23,7 @@ from minizone.errors import UserError
 from minizone.runs.files import Run, read_run, write_whole
 from minizone.runs.groups import (
     Group,
+    PaperResults,
     best_row,
     changed_settings,
     group_by_settings,
@@ -32,8 +33,6 @@ from minizone.runs.groups import (
 )
 
 Kind = Literal["curves", "zoom", "bars", "heat-map"]
-PaperResults = dict[str, dict[str, float]]  # as in `minizone.runs.experiment.Experiment.paper`
-
 FORMATS = (".png", ".pdf", ".svg")
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")  # Okabe and Ito, for the color-blind too
 STYLES = ("-", "-.", (0, (5, 1, 1, 1, 1, 1)))  # the second six lines, the third six lines
@@ -63,6 +62,8 @@ def plot_runs(paths: list[Path], out: Path, kind: Kind = "curves", paper: PaperR
     if len(tasks) > 1:
         raise UserError(f"these runs have no common axis: {', '.join(tasks)}")
     groups = group_by_settings(runs)
+    if kind in ("bars", "heat-map"):
+        _require_results(runs, groups)
     if kind == "heat-map":
         plot_grid(groups, out)
     elif kind == "bars":
@@ -110,29 +111,25 @@ def draw_runs(groups: list[Group], width: float = 7, *, zoom: bool = False) -> F
     else:
         axes.set_title(_wrapped(title, width), fontsize=10)
 
-    handles, labels = axes.get_legend_handles_labels()
-    columns = 2 if zoom else 1
-    labels = [_wrapped(label, whole_width / columns) for label in labels]
+    lines = _add_legend(axes, groups, whole_width, columns=2 if zoom else 1)
+    figure.set_size_inches(whole_width, 0.62 * width + 0.17 * lines)
+    return figure
+
+
+def _add_legend(axes: Axes, groups: list[Group], width: float, columns: int) -> float:
+    """Put the legend of the curves below them; returns how many lines high it is."""
     note = "thick: validation, thin: training (with its noise)"
     if any(len(group.runs) > 1 for group in groups):
         if _is_averaged(groups[0]):
             note += "; n seeds: mean and standard deviation, at each epoch over the seeds that are there"
         else:
             note += "; each seed has its own curves, because the task becomes harder"
-    note = _wrapped(note, whole_width)
-    figure.legend(
-        handles,
-        labels,
-        title=note,
-        loc="outside lower center",
-        ncols=columns,
-        fontsize=8,
-        title_fontsize=8,
-        frameon=False,
-    )
-    lines = note.count("\n") + 1 + sum(label.count("\n") + 1 for label in labels) / columns
-    figure.set_size_inches(whole_width, 0.62 * width + 0.17 * lines)
-    return figure
+    note = _wrapped(note, width)
+    handles, labels = axes.get_legend_handles_labels()
+    labels = [_wrapped(label, width / columns) for label in labels]
+    style: dict[str, Any] = {"fontsize": 8, "title_fontsize": 8, "frameon": False}
+    axes.figure.legend(handles, labels, title=note, loc="outside lower center", ncols=columns, **style)
+    return note.count("\n") + 1 + sum(label.count("\n") + 1 for label in labels) / columns
 
 
 def _enlarge(axes: Axes, groups: list[Group]) -> None:
@@ -184,9 +181,13 @@ def _over_epochs(runs: list[Run], column: str) -> tuple[list[int], np.ma.MaskedA
 
 
 def _draw_paper(axes: Axes, groups: list[Group]) -> None:
-    """The paper's validation results. Those with the regularizers of a group have its color."""
+    """The paper's validation results for the regularizers of the groups, in their colors.
+
+    Those without regularizer and with zoneout are always there.
+    """
     colors = {group.paper: COLORS[k % len(COLORS)] for k, group in enumerate(groups)}
-    results = {name: result["valid"] for name, result in paper_results(groups).items() if "valid" in result}
+    shown = {UNREGULARIZED, "Zoneout", *colors}
+    results = {name: r["valid"] for name, r in paper_results(groups).items() if name in shown and "valid" in r}
     for k, (name, valid) in enumerate(results.items()):
         dashes = (0, (6 - k, 1 + k))
         label = f"paper, {name}: {valid:g}"
@@ -202,6 +203,15 @@ def _wrapped(text: str, width: float) -> str:
 # ---- the best results
 
 
+def _require_results(runs: list[Run], groups: list[Group]) -> None:
+    """Raise UserError unless all runs have ended and their results can be compared."""
+    for run in runs:
+        if not run["summary"]:
+            raise UserError(f"{run['name']} has not ended: bars and heat maps are of finished runs")
+    if not _is_averaged(groups[0]):
+        raise UserError("bars and heat maps need results of one difficulty, and this task becomes harder in each run")
+
+
 def draw_bars(groups: list[Group], paper: PaperResults, width: float = 7) -> Figure:
     """How much lower the results of each group are than those of the group without regularizers: validation and test.
 
@@ -214,10 +224,10 @@ def draw_bars(groups: list[Group], paper: PaperResults, width: float = 7) -> Fig
     metric = plain.metric
     figure, panels = plt.subplots(1, 2, figsize=(width, 1.4 + 0.4 * len(groups)), sharey=True, layout="constrained")
     for axes, split in zip(panels, ("valid", "test"), strict=True):
-        base = statistics.mean(value for value, _ in _results(plain, split))
+        base = statistics.mean(value for value, _ in plain.results(split))
         of_paper = {name: result[split] for name, result in paper.items() if split in result}
         for y, group in enumerate(groups):
-            gains = [base - value for value, _ in _results(group, split)]
+            gains = [base - value for value, _ in group.results(split)]
             spread = statistics.stdev(gains) if len(gains) > 1 else None
             axes.barh(y, statistics.mean(gains), xerr=spread, height=0.6, color=COLORS[y % len(COLORS)], alpha=0.6)
             axes.plot(gains, [y] * len(gains), ".", color="black", ms=4)
@@ -233,10 +243,6 @@ def draw_bars(groups: list[Group], paper: PaperResults, width: float = 7) -> Fig
     note = f"{plain.config['unit']} below the run without regularizer; further right is better"
     figure.supxlabel(note + "; diamonds: the paper, at its size" if paper else note, fontsize=9)
     return figure
-
-
-def _results(group: Group, split: str) -> list[tuple[float, int | None]]:
-    return group.best_valid() if split == "valid" else group.test()
 
 
 def plot_grid(groups: list[Group], out: Path, names: list[str] | None = None) -> None:
@@ -403,7 +409,10 @@ def _render(figure: Figure, kind: str) -> bytes:
     """The content of a file of the kind "png", "pdf" or "svg"."""
     content = io.BytesIO()
     no_date = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
-    with warnings.catch_warnings(), plt.rc_context({"svg.hashsalt": "minizone"}):  # the same ids every time
+    with (
+        warnings.catch_warnings(),
+        plt.rc_context({"svg.hashsalt": "minizone", "svg.fonttype": "none"}),
+    ):  # the same ids every time
         warnings.filterwarnings("ignore", "Glyph .* missing")  # in a name; it is drawn as a box
         figure.savefig(content, format=kind, dpi=120, metadata=no_date)
     return content.getvalue()

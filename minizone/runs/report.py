@@ -17,6 +17,7 @@ from minizone.runs.files import Run, read_json, read_run, write_json, write_whol
 from minizone.runs.folder import TEXTS
 from minizone.runs.groups import (
     Group,
+    PaperResults,
     at_difficulty,
     changed_settings,
     command,
@@ -28,7 +29,7 @@ from minizone.runs.groups import (
 from minizone.runs.plotting import draw_gradients, draw_networks, draw_runs, to_svg
 
 Say = Callable[[str], None]
-PaperOf = Callable[[str], dict[str, dict[str, float]]]  # from a task to `minizone.runs.experiment.Experiment.paper`
+PaperOf = Callable[[str], PaperResults]  # from a task to `minizone.runs.experiment.Experiment.paper`
 Sampler = Callable[[Path], str | None]  # from the folder of a run with weights to text that it draws, or to None
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -157,10 +158,11 @@ def table_rows(groups: list[Group]) -> list[dict[str, str]]:
     return rows
 
 
-def _row(group: Group, paper: dict[str, dict[str, float]]) -> dict[str, str]:
+def _row(group: Group, paper: PaperResults) -> dict[str, str]:
     metric, summaries = group.metric, [run["summary"] for run in group.runs]
     cells = {"run": group.name}
-    for split, results in (("valid", group.best_valid()), ("test", group.test())):
+    for split in ("valid", "test"):
+        results = group.results(split)
         ours = mean_and_spread(results, metric)
         if not paper:
             cells[split] = ours
@@ -195,16 +197,16 @@ def _at_difficulties(group: Group) -> dict[str, str]:
     return {column: ", ".join(mean_and_spread(of_n, metric) for of_n in errors)} if digits else {}
 
 
-def short_rows(groups: list[Group], paper: dict[str, dict[str, float]]) -> list[dict[str, str]]:
+def short_rows(groups: list[Group], paper: PaperResults) -> list[dict[str, str]]:
     """The results alone: a row for each group, with those of the same row of the paper, whatever the size of ours."""
     rows = []
     for group in groups:
         cells = {"run": group.name}
-        for split, results in (("valid", group.best_valid()), ("test", group.test())):
+        for split in ("valid", "test"):
             if paper:
                 of_paper = paper.get(group.row_of_paper or "", {}).get(split)
                 cells[f"{split}: paper"] = "" if of_paper is None else f"{of_paper:g}"
-            cells[f"{split}: ours" if paper else split] = mean_and_spread(results, group.metric)
+            cells[f"{split}: ours" if paper else split] = mean_and_spread(group.results(split), group.metric)
         epochs = sorted({len(run["rows"]) for run in group.runs})
         best = ", ".join(str(run["summary"]["best_epoch"]) for run in group.runs)
         cells |= {**_at_difficulties(group), "seeds": str(len(group.runs))}

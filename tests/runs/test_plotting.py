@@ -165,6 +165,29 @@ def test_bars_need_a_run_without_regularizer(tmp_path):
         plot_runs([make_run(tmp_path / "a", z=0.5)], tmp_path / "bars.png", "bars")
 
 
+@pytest.mark.parametrize("kind", ["bars", "heat-map"])
+def test_bars_and_heat_maps_refuse_runs_that_have_not_ended_or_become_harder(kind, tmp_path):
+    running, harder = make_run(tmp_path / "running"), make_run(tmp_path / "harder")
+    (running / "summary.json").unlink()
+    with pytest.raises(UserError, match="running has not ended"):
+        plot_runs([running], tmp_path / "a.png", kind)
+    log = harder / "metrics.jsonl"
+    write_rows(log, [{**row, "difficulty": 2} for row in read_rows(log)])
+    with pytest.raises(UserError, match="this task becomes harder"):
+        plot_runs([harder], tmp_path / "a.png", kind)
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_of_the_paper_only_the_rows_of_the_runs_are_drawn_and_the_two_to_compare(axes, tmp_path):
+    names = ("Unregularized LSTM", "Weight noise", "Norm stabilizer", "Zoneout")
+    paper = {name: {"valid": 1.3 + k / 10, "test": 1.2} for k, name in enumerate(names)}
+    drawn = axes(make_run(tmp_path / "a", reference=paper))
+    assert [label.split(":")[0] for label in legend(drawn) if label.startswith("paper")] == [
+        "paper, Unregularized LSTM",
+        "paper, Zoneout",
+    ]
+
+
 def test_a_heat_map_has_a_cell_for_each_pair_of_values(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr("minizone.runs.plotting.plot_heat_map", lambda *arguments: drawn.append(arguments))
