@@ -10,7 +10,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_examples_print_what_the_readme_says():
-    examples = re.findall(r"```python\n(.*?)```\n\nprints\n\n```\n(.*?)```", README, re.DOTALL)
+    examples = re.findall(r"```python\n(.*?)\n# ([^\n]*\n)```", README, re.DOTALL)
     assert len(examples) == README.count("```python") == 2
     for code, printed in examples:
         said = io.StringIO()
