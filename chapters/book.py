@@ -22,7 +22,7 @@ LINK = re.compile(r"(!?\[[^\]]*\])\(([^)#:]+)\)")  # [text](path), not to an add
 FIGURE = re.compile(r"^figure: (\w+\.png)$", re.MULTILINE)
 PLAIN = {"jupytext": {"notebook_metadata_filter": "-all", "cell_metadata_filter": "-all"}}
 STYLE = """
-body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.6 Georgia, serif; color: #222; }
+body { max-width: 64rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.6 Georgia, serif; color: #222; }
 p, ul, ol { max-width: 46rem; }
 pre { overflow-x: auto; padding: 0.6rem 0.8rem; background: #f6f6f4; font-size: 0.8rem; line-height: 1.45; }
 code { font-size: 0.85em; overflow-wrap: anywhere; }
