@@ -117,7 +117,26 @@ def test_a_claim_with_several_comparisons_says_how_many_hold(results):
         save(results, name, 1, (value,), z={"a": 0.1, "b": 0.2, "zoneout": 0.5}[name])
     several = [claims.Less("runs/zoneout", f"runs/{name}") for name in ("a", "b", "missing")]
     verdict = claims.compare(several)[1]
-    assert verdict == "reproduced in 1 of 2 comparisons, one seed; 1 of 3 comparisons not yet run"
+    assert verdict == "in part: reproduced in 1 of 3 comparisons, one seed; 1 not yet run"
+
+
+@pytest.mark.parametrize(
+    ("lstm", "verdict"),
+    [
+        ((3.0, 2.5, 2.3, 2.2, 2.1, 2.0), "not decided"),  # 0.5 behind, and 0.1 nearer in each epoch
+        ((3.0, 2.5, 2.3, 2.2, 2.04, 2.0), "reproduced, one seed"),  # 0.04 nearer: not level after six epochs more
+        ((1.9, 1.8, 1.7, 2.2, 2.1, 2.0), "reproduced, one seed"),  # over-fits: its best epoch does not come nearer
+    ],
+)
+def test_a_run_that_catches_up_fast_decides_nothing(lstm, verdict, results):
+    save(results, "lstm", 1, lstm)
+    save(results, "zoneout", 1, (1.5,) * 6, z=0.5)
+    assert claims.compare(COMPARISON)[1] == verdict
+
+
+def test_the_summary_counts_every_claim_once():
+    numbers = [int(number) for number in re.findall(r"\d+(?! with)", claims.summary())]
+    assert numbers[0] == len(claims.CLAIMS) == sum(numbers[1:])
 
 
 @pytest.mark.parametrize(
