@@ -138,8 +138,7 @@ def group(name: str) -> Group | None:
 
 def short_name(one: Group) -> str:
     """The name of the runs, in words."""
-    name = one.name.replace("z-prob-cells", "zoneout (z_c = ").replace("-z-prob-states", ", z_h = ")
-    return name.replace("-", " ") + (")" if "(" in name else "")
+    return f"zoneout ({one.label})" if "z_c" in one.label else one.name.replace("-", " ")
 
 
 def scale(one: Group) -> str:

@@ -79,6 +79,11 @@ class Group:
         return ", ".join(dict.fromkeys(re.sub(r"-?seed\d+(?=-|$)", "", run["name"]) for run in self.runs))
 
     @property
+    def label(self) -> str:
+        """The name for readers: flags of zoneout as the paper's symbols."""
+        return re.sub(r"z-prob-cells([\d.]+)-z-prob-states([\d.]+)", r"z_c = \1, z_h = \2", self.name)
+
+    @property
     def table(self) -> tuple[str, str]:
         """What all groups of a table have in common: the task and the data set."""
         return self.config["task"], self.config["dataset"]["name"]

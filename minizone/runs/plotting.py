@@ -85,7 +85,7 @@ def draw_runs(groups: list[Group], width: float = 7, *, zoom: bool = False) -> F
     figure, panels = plt.subplots(1, 2 if zoom else 1, squeeze=False, layout="constrained")
     axes = panels[0, 0]
     for k, group in enumerate(groups):
-        name = group.name if len(datasets) == 1 else f"{group.name}, {group.config['dataset']['name']}"
+        name = group.label if len(datasets) == 1 else f"{group.label}, {group.config['dataset']['name']}"
         style = {"color": COLORS[k % len(COLORS)], "ls": STYLES[k // len(COLORS) % len(STYLES)]}
         _draw_group(axes, group, name, style)
         if zoom:
@@ -121,13 +121,13 @@ def _add_legend(axes: Axes, groups: list[Group], width: float, columns: int) -> 
     note = "thick: validation, thin: training (with its noise)"
     if any(len(group.runs) > 1 for group in groups):
         if _is_averaged(groups[0]):
-            note += "; n seeds: mean and standard deviation, at each epoch over the seeds that are there"
+            note += "; n seeds: their mean, with a band of one standard deviation"
         else:
             note += "; each seed has its own curves, because the task becomes harder"
     note = _wrapped(note, width)
     handles, labels = axes.get_legend_handles_labels()
     labels = [_wrapped(label, width / columns) for label in labels]
-    style: dict[str, Any] = {"fontsize": 8, "title_fontsize": 8, "frameon": False}
+    style: dict[str, Any] = {"fontsize": 8, "title_fontsize": 8, "frameon": False, "handlelength": 3.5}
     axes.figure.legend(handles, labels, title=note, loc="outside lower center", ncols=columns, **style)
     return note.count("\n") + 1 + sum(label.count("\n") + 1 for label in labels) / columns
 
@@ -238,9 +238,9 @@ def draw_bars(groups: list[Group], paper: PaperResults, width: float = 7) -> Fig
         axes.set(title=f"{'validation' if split == 'valid' else 'test'}: {number(base, metric)} without regularizer")
         axes.title.set_fontsize(9)
         axes.grid(axis="x", alpha=0.3)
-    panels[0].set_yticks(range(len(groups)), [f"{group.name}, n = {len(group.runs)}" for group in groups])
+    panels[0].set_yticks(range(len(groups)), [f"{group.label}, n = {len(group.runs)}" for group in groups])
     panels[0].invert_yaxis()
-    note = f"{plain.config['unit']} below the run without regularizer; further right is better"
+    note = f"{plain.config['unit']} below the run without regularizer; further right is better\ndots: the seeds"
     figure.supxlabel(note + "; diamonds: the paper, at its size" if paper else note, fontsize=9)
     return figure
 

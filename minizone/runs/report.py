@@ -160,7 +160,7 @@ def table_rows(groups: list[Group]) -> list[dict[str, str]]:
 
 def _row(group: Group, paper: PaperResults) -> dict[str, str]:
     metric, summaries = group.metric, [run["summary"] for run in group.runs]
-    cells = {"run": group.name}
+    cells = {"run": group.label}
     for split in ("valid", "test"):
         results = group.results(split)
         ours = mean_and_spread(results, metric)
@@ -201,7 +201,7 @@ def short_rows(groups: list[Group], paper: PaperResults) -> list[dict[str, str]]
     """The results alone: a row for each group, with those of the same row of the paper, whatever the size of ours."""
     rows = []
     for group in groups:
-        cells = {"run": group.name}
+        cells = {"run": group.label}
         for split in ("valid", "test"):
             if paper:
                 of_paper = paper.get(group.row_of_paper or "", {}).get(split)
@@ -299,5 +299,5 @@ def _samples(groups: list[Group], sample: Sampler) -> dict[str, str]:
         with_weights = [run["path"] for run in group.runs if (run["path"] / "best.safetensors").exists()]
         text = sample(with_weights[0]) if with_weights else None
         if text:
-            samples[group.name] = text
+            samples[group.label] = text
     return samples
