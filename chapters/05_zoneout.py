@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 5. Zoneout in one line
 #
-# **Claim.** Zoneout is dropout on the *change* of the state: a unit that is zoned out does not forget, it waits. It is
-# one line of code. The same line, with a probability in place of a mask, is what runs at test time.
+# **Claim.** Zoneout is dropout on the *change* of the state: a unit that is zoned out keeps its old value. It is one
+# line of code. The same line, with a probability in place of a mask, is what runs at test time.
 #
 # Paper: sections 3.1 and 3.2, figures 1 and 2. The full experiment, on 1,000 units, is that of chapter 9:
 # `python run.py char-ptb --preset paper --z-prob-cells 0.5 --z-prob-states 0.05`
@@ -52,7 +52,7 @@ old, new = rng.standard_normal((2, 5, 3))  # (H, B) each
 keep = (rng.random((5, 3)) < 0.5).astype(float)  # (H, B)
 mixed = zone_out(old, new, keep)
 as_dropout = old + (1 - keep) * (new - old)
-check("a unit that waits has its old value, to the bit", (mixed[keep == 1] == old[keep == 1]).all())
+check("a zoned-out unit has its old value, to the bit", (mixed[keep == 1] == old[keep == 1]).all())
 check("zoneout is dropout on the change", np.allclose(mixed, as_dropout, rtol=0, atol=1e-15))
 
 # %% [markdown]
@@ -190,7 +190,7 @@ def draw(zoned, dropped) -> None:
     axes["independent"].set_yticklabels(["example 1,\n12 units", "example 2,\n12 units"])
 
     unit = int(np.argmax(zoned.std(axis=0)))
-    axes["trace"].step(range(len(zoned)), zoned[:, unit], where="post", label="zoneout: the unit waits")
+    axes["trace"].step(range(len(zoned)), zoned[:, unit], where="post", label="zoneout: the unit keeps its value")
     axes["trace"].step(range(len(zoned)), dropped[:, unit], where="post", lw=0.9, label="dropout: the unit is set to 0")
     axes["trace"].set(title=f"hidden state of unit {unit}, with the same mask", xlabel="time step", ylabel="$h$")
     figure.legend(loc="outside lower center", ncols=2)
@@ -212,12 +212,12 @@ def main(preset: Preset = "quick", device: DeviceName = "cpu") -> dict[str, floa
     check("the mean over masks is the step with the mean mask", error.max() < bound)
 
     zoned, dropped, mask = traces(0.5, T=40, H=max(8, units // 10), device=Device(device))
-    waits = mask[1:] == 1
-    check("a unit that waits does not move", (np.diff(zoned, axis=0)[waits] == 0).all())
+    zoned_out = mask[1:] == 1
+    check("a zoned-out unit does not move", (np.diff(zoned, axis=0)[zoned_out] == 0).all())
     check("a unit that is dropped is zero", (dropped[mask == 1] == 0).all())
 
     draw(zoned, dropped)
-    return {"draws": draws, "largest_error": float(error.max()), "waited": float(mask.mean())}
+    return {"draws": draws, "largest_error": float(error.max()), "zoned_out": float(mask.mean())}
 
 
 # %%
@@ -230,7 +230,7 @@ if __name__ == "__main__":
 # Above: black is `keep` = 1. Independent masks differ for every unit, step and example. With the whole layer, a column
 # of an example is all black or all white. Static masks are the same for both examples.
 #
-# Below: under zoneout the state has flat stretches where the unit waits. Then it goes on from its own value. Under
+# Below: under zoneout the state is constant while the unit is zoned out. Then it continues from its own value. Under
 # dropout, with the same mask, it is set to 0 each time.
 
 # %% [markdown]

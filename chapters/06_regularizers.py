@@ -102,10 +102,10 @@ check("recurrent dropout: a dropped cell only shrinks", shrinks[is_dropped].all(
 # A cell that is zoned out keeps its value. Its mask $k_t$ (H, B) is 1 with probability $z_c$, and otherwise 0.
 
 # %%
-waiting = layer(zoneout=Zoneout(cells=0.5))
-waits = waiting.masks(T, B, stream(2, "masks"))["keep_c"][1:] == 1  # (T - 1, H, B)
-_, c, _ = watch(waiting)
-check("zoneout: a zoned-out cell does not move", (np.diff(c, axis=0)[waits] == 0).all())
+with_zoneout = layer(zoneout=Zoneout(cells=0.5))
+zoned_out = with_zoneout.masks(T, B, stream(2, "masks"))["keep_c"][1:] == 1  # (T - 1, H, B)
+_, c, _ = watch(with_zoneout)
+check("zoneout: a zoned-out cell does not move", (np.diff(c, axis=0)[zoned_out] == 0).all())
 
 # %% [markdown]
 # ## The factor from one cell to the next
@@ -138,7 +138,7 @@ def direct_gradient(network):
 # %%
 plain_path = direct_gradient(layer())
 dropout_path = direct_gradient(dropping)
-zoneout_path = direct_gradient(waiting)
+zoneout_path = direct_gradient(with_zoneout)
 check("recurrent dropout leaves the direct path as it was", np.allclose(dropout_path, plain_path, rtol=1e-9, atol=0))
 check("zoneout makes its factors larger, never smaller", (zoneout_path >= plain_path * (1 - 1e-9)).all())
 

@@ -103,8 +103,8 @@ def random_problem(T, B, D, H, dtype, device: Device) -> Problem:
 # The products of the inputs, and the gradients of the weights, do not wait for each other. One product can serve all
 # steps (chapter 4).
 #
-# `floor` returns a function that makes all these products and nothing else. No implementation with the same products
-# can be faster.
+# `floor` returns a function that makes all these products and nothing else, one after the other. An implementation that
+# does the same cannot be faster. One that makes two products at the same time, in two threads, can.
 
 
 # %%
@@ -286,8 +286,8 @@ def mix_in_place(p: Problem):
 # A GPU needs neither.
 #
 # Here the whole layer is timed, without the second thread and with it. On one core the second thread gains nothing. On
-# two cores the sequences of the quick preset are too short for it, but with the 784 steps of MNIST (preset paper) it
-# pays. `benchmarks/README.md` has the numbers.
+# two cores it gains where the steps are small and many, as in MNIST. Where each product is large enough to keep both
+# cores busy, it costs time, so `minizone.lstm` does without it there. `benchmarks/README.md` has the numbers.
 
 
 # %%
@@ -408,9 +408,9 @@ def draw_ways(axis, times: dict[str, float]) -> None:
     """The times of the three ways as bars, with the floor as a line."""
     names = list(WAYS)[::-1]
     bars = axis.barh(names, [times[name] for name in names])
-    axis.bar_label(bars, fmt=" %.3g ms")
+    axis.bar_label(bars, fmt=" %.0f ms")
     axis.axvline(times["floor"], color="C3", label="floor: matrix products alone")
-    axis.set(xmargin=0.2, xlabel="milliseconds, forward and backward")
+    axis.set(xmargin=0.3, xlabel="milliseconds, forward and backward")
     axis.grid(axis="y", visible=False)
 
 
@@ -422,7 +422,7 @@ def draw_pairs(axis, times: dict[str, float], device: DeviceName) -> None:
     for name, (plain, fast) in reversed(versions.items()):
         labels.append(f"{name}: {fast}")
         ratios.append(times[f"{name}: {plain}"] / times[f"{name}: {fast}"])
-    bars = axis.barh(labels, ratios, color="C2")
+    bars = axis.barh(labels, ratios, color=["C2" if ratio > 1 else "0.6" for ratio in ratios])
     axis.bar_label(bars, fmt=" %.2f")
     axis.axvline(1, color="0.3", lw=0.8)
     axis.set(xmargin=0.2, xlabel="time of the plain version / time of the fast version")
@@ -466,10 +466,12 @@ if __name__ == "__main__":
 # %% [markdown]
 # ## In the figure
 #
-# Above: the one node is much closer to the floor than the tape. Multiplying all inputs at once does not make the tape
-# faster. What is left above the floor is the arithmetic of the gates, the masks, and the calls from Python.
+# Above: the one node is much closer to the floor than the tape. Multiplying all inputs at once can make the tape faster
+# where the inputs are wide (right). With one input (left) there is nothing to gain, and joining and cutting the arrays
+# costs time. What is left above the floor is the arithmetic of the gates, the masks, and the calls from Python.
 #
-# Below: each change by itself. A ratio above 1 means that the fast version is faster, and a ratio near 1 may be chance.
+# Below: each change by itself. A ratio above 1 (green) means that the fast version is faster, and a ratio near 1 may be
+# chance.
 # The joined product gains more where inputs are narrow (left). The one product for $dW_h$ gains nothing there, because
 # its time includes the copy that puts the columns side by side. A large ratio is not a large gain if the computation is
 # a small part of the whole. The printed times show how large each part is.

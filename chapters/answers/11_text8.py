@@ -48,14 +48,15 @@ check("with zoneout the gap grows less", 0 < growth_zoned < growth_short)
 #
 # Early stopping takes the best validation BPC of a run in place of the last one. It needs no run of its own: both
 # numbers are in the log. It helps the network whose validation curve has turned upward, which is the plain LSTM. So a
-# part of zoneout's gain at the end disappears. In this short run most of it is left.
+# part of zoneout's gain at the end disappears. We look at the networks of answer 1 with 128 units. Most of the gain is
+# left there.
 
 # %%
 gain_at_end = wide.valid[-1] - wide_zoned.valid[-1]
 gain_at_best = min(wide.valid) - min(wide_zoned.valid)
 print(f"zoneout gains {gain_at_end:.3f} BPC at the end, {gain_at_best:.3f} BPC with early stopping")
 check("early stopping takes away a part of zoneout's gain", gain_at_best < gain_at_end)
-check("a gain is left", gain_at_best > 0)
+check("more than half of the gain is left", gain_at_best > 0.5 * gain_at_end)
 
 # %% [markdown]
 # ## 3. The same cuts in every epoch

@@ -79,8 +79,8 @@ check("in reverse two digits take fewer epochs", epochs_with_two_digits(reverse)
 # ## 3. The zoneout of the authors' file
 #
 # So little zoneout makes no clear difference here: the model needs about as many epochs as without it. Most units move
-# at every step, and the model has to be robust against one change in twenty only. It brings no gain either, for the
-# reason of the chapter: training problems are newly drawn, and there is little to over-fit.
+# at every step: a cell keeps its old value at only one step in twenty. It brings no gain either, for the reason of the
+# chapter: training problems are newly drawn, and there is little to over-fit.
 
 # %%
 little = train("zoneout 0.05", z_prob_cells=0.05)

@@ -71,8 +71,9 @@ check("by then the first is 1", abs(first[first_positive(second)] - 1) < 0.05)
 # With 0.5 $W$ arrives earlier. In each step the mean factor of a unit is $p + (1 - p) w$. At $w = 0$ its tenth power is
 # $10^{-10}$ for p = 0.1 and about $10^{-3}$ for p = 0.5. So the plateau is less flat.
 #
-# With 0.01 it stays near -I. Most sequences of masks keep no unit at all, so -I is right most of the time. The formula
-# has a minimum there that is far below 1, and gradient descent has no reason to leave it.
+# With 0.01 it stays near -I for the 4,000 updates of this run. Most sequences of masks keep no unit at all, so -I is
+# right most of the time. The formula has a minimum there that is far below 1, and gradient descent has no reason to
+# leave it.
 
 # %%
 arrival = chapter.update_of_arrival(rows)
