@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 6. The other regularizers, each in a few lines
 #
-# **Claim.** The memory of an LSTM passes directly from $c_{t-1}$ to $c_t$, and the gradient comes back on the same
-# path. Zoneout sets the factor on this path to exactly 1 for units that are chosen at random. Of the other regularizers
-# only stochastic depth does the same. The rest leave this factor to the forget gate and put their noise elsewhere.
+# **Claim.** On the direct path of the memory of an LSTM, from $c_{t-1}$ to $c_t$, zoneout sets the factor to exactly 1
+# for units that are chosen at random. The gradient comes back on the same path. Of the other regularizers only
+# stochastic depth does the same. The rest leave this factor to the forget gate and put their noise elsewhere.
 #
 # Paper: sections 2.3 and 3.2, figure 2, Table 1, figures 3 and 4. The full comparison, on 1,000 units:
 # `python chapters/06_regularizers.py --preset paper --device gpu`

@@ -1,9 +1,10 @@
 # %% [markdown]
 # # 16. Static identity connections: is it the noise or the identity?
 #
-# **Claim.** Zoneout does two things at once: it adds noise, and it adds connections along which states and gradients
-# pass unchanged. Fixed masks separate the two, because only the connections are left. The authors' conclusion, as we
-# remember it, is that the noise regularizes.
+# **Claim.** Masks that are drawn once keep the identity connections of zoneout and remove its noise, and then most of
+# the gain is lost. Zoneout does two things at once: it adds noise, and it adds connections along which states and
+# gradients pass unchanged. The authors' conclusion, as we remember it, is that the noise regularizes. Our larger run
+# agrees.
 #
 # Paper: the appendix of its last version (from memory, unverified). A flag `--static_mask` in the authors' char-PTB
 # script, and the curves in one of their plotting scripts, show that the experiment was made. In full:
