@@ -20,11 +20,14 @@ from minizone.backend import bernoulli, stream, synchronize, to_device, to_host
 from minizone.zoneout import zone_out
 
 # %% [markdown]
+# "The paper", in all chapters, is Krueger et al. (2017), *Zoneout: Regularizing RNNs by Randomly Preserving Hidden
+# Activations*.
+#
 # A recurrent network reads a sequence one time step after the other. It has a *state*: an array of numbers that it
 # updates at every step. Zoneout is a method for training such a network. At every step, some of the numbers, chosen at
 # random, keep their old value. This chapter is about the arrays, before any network is trained.
 #
-# ## One code, two libraries
+# ## One program, two libraries
 #
 # NumPy keeps its arrays in the main memory. CuPy has the same functions for arrays in the memory of a GPU. A function
 # of minizone asks for the library of its argument and calls it `xp`. The mathematics does not mention a device.
@@ -60,8 +63,8 @@ check("an array that is already there is not copied", to_host(a) is a and to_dev
 # $$a_t = W_x x_t + W_h h_{t-1} + b$$
 #
 # and we keep its letters and their order. An LSTM, the recurrent network of most chapters, computes four arrays of H
-# rows from $a_t$, its four *gates* (chapter 4). So $a_t$ is (4H, B), the weights are $W_x$ (4H, D) and $W_h$ (4H, H),
-# and the bias $b$ (4H,) is added to every column.
+# rows from $a_t$: three *gates* and a proposal (chapter 4). So $a_t$ is (4H, B), the weights are $W_x$ (4H, D) and
+# $W_h$ (4H, H), and the bias $b$ (4H,) is added to every column.
 #
 # A whole sequence is an array (T, D, B), and its states are (T, H, B). Many libraries put the examples into rows and
 # write `h @ W.T`. That is the same product, transposed.
@@ -90,7 +93,8 @@ check("with the examples first, a time step is not contiguous", not examples_fir
 # ## Randomness is an argument
 #
 # Zoneout needs a mask `keep` at every step. It is 1 where a unit keeps its old value, and 0 elsewhere. We draw the
-# mask first and pass it to the function that needs it. The function below computes a small loss this way.
+# mask first and pass it to the function that needs it. The function below computes a small loss this way. In it,
+# `zone_out(old, new, keep)` is `keep * old + (1 - keep) * new` (chapter 5).
 
 
 # %%
@@ -102,7 +106,8 @@ def loss(w: float, keep: np.ndarray) -> float:
 # %% [markdown]
 # Suppose the function drew the mask itself. Two calls would then have different masks, so they would not compute the
 # same function. The slope between two nearby points would be a random difference divided by a tiny number. With the
-# mask as an argument there is one function, and it has a derivative.
+# mask as an argument there is one function, and it has a derivative. Only the new values depend on the weight w, so the
+# derivative is the sum of $(1 - k) (1 - \tanh^2(w x)) x$ over all elements, for a mask k.
 
 # %%
 mask = bernoulli(rng, 0.5, (D, B), np.float64)
@@ -298,7 +303,7 @@ def draw_masks(axis) -> None:
     axis.grid(False)
 
 
-def draw(H: int, batches: list[int], columns: list[float], rows: list[float], layouts: dict[str, float]) -> None:
+def draw(T: int, H: int, batches: list[int], columns: list[float], rows: list[float], layouts: dict) -> None:
     figure, axes = plt.subplot_mosaic([["products", "layouts"], ["masks", "masks"]], figsize=(8.5, 5.6))
     axes["products"].loglog(batches, columns, "o-", ms=4, label="examples as columns, $W_h h$")
     axes["products"].loglog(batches, rows, "s--", ms=4, label="examples as rows, $h W_h^T$")
@@ -308,7 +313,8 @@ def draw(H: int, batches: list[int], columns: list[float], rows: list[float], la
     axes["products"].set_yticks([3, 10, 30, 100, 300], [3, 10, 30, 100, 300])
     axes["products"].legend(loc="upper center", bbox_to_anchor=(0.5, -0.2))
     axes["layouts"].bar(list(layouts), list(layouts.values()), width=0.6)
-    axes["layouts"].set(title="time to read a time step", xlabel="order of the axes in memory", ylabel="microseconds")
+    axes["layouts"].set(title=f"time to read one of {T} time steps, B = 32")
+    axes["layouts"].set(xlabel="order of the axes in memory", ylabel="microseconds")
     draw_masks(axes["masks"])
     save(figure, "01_arrays")
 
@@ -335,10 +341,10 @@ def main(preset: Preset = "quick", device: DeviceName = "cpu") -> dict[str, obje
     h = random_array(where, H, largest)
     queued = 1e6 * min(timeit.repeat(lambda: W_h @ h, number=1, repeat=9))  # without the wait
     done = columns[-1] * largest
-    print(f"the call of a product returns after {queued:.0f} us, its result is there after {done:.0f} us")
+    print(f"a call of the product returns after {queued:.0f} us; with synchronize it takes {done:.0f} us")
 
     layouts = time_layouts(T, H, where)
-    draw(H, batches, columns, rows, layouts)
+    draw(T, H, batches, columns, rows, layouts)
     return {"batches": batches, "columns_us": columns, "rows_us": rows, "layouts_us": layouts}
 
 
@@ -349,9 +355,12 @@ if __name__ == "__main__":
 # %% [markdown]
 # ## In the figure
 #
-# Above, left: an example costs less in a larger batch. (A batch of one is special: the product of a matrix and a single
-# vector has a faster routine of its own.) From B = 2 on, columns are the faster order on this machine. Right: a time
+# Above, left: from B = 2 on, an example costs less in a larger batch, and columns are the faster order on this machine.
+# A batch of one is special: the product of a matrix and a single vector has a faster routine of its own. Right: a time
 # step is read fastest where it is one contiguous piece of memory, and most slowly where time is the last axis.
+#
+# The third measurement is printed. On a CPU the call returns when the result is there, so the two times differ by
+# chance only. On a GPU the first one would be much shorter.
 #
 # Below: with keyed streams, the resumed run has the masks of updates 3, 4 and 5 of the whole run. With one generator it
 # has those of updates 0, 1 and 2 instead.

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 2. A tape
 #
-# **Claim.** Automatic differentiation is the chain rule and an order of visits, and the order matters: a value must
-# have collected its whole gradient before it passes it on. The graph of zoneout is one on which simpler orders fail.
+# **Claim.** Automatic differentiation is the chain rule and an order of visits, and the order matters: the gradient of
+# a value must be complete before it is used. The graph of zoneout is one on which simpler orders fail.
 #
 # Paper: it takes gradients for granted; this is how those of section 3.2 are computed. Longer chains, and on a GPU:
 # `python chapters/02_tape.py --preset paper --device gpu`
@@ -68,8 +68,9 @@ class Node:
 
 
 # %% [markdown]
-# The backward pass starts at the output. It keeps a list of nodes that wait for their visit, and the function `choose`
-# picks the next one. A visit computes the terms of the parents and adds them to what the parents have collected.
+# The backward pass starts at the output. It keeps a list of nodes that are still to visit, and the function `choose`
+# picks the next one. A visit computes the terms of the parents and adds them up in `gradients`. A parent enters the
+# list with its first term. A term that arrives after its visit is still added, but it is never passed on.
 #
 # A node without parents is called a *leaf*: a weight or an input. It is not visited. It keeps its gradient in `grad`,
 # and a second backward pass adds to it.
@@ -79,18 +80,18 @@ class Node:
 def backward(output, choose):
     """Differentiate L, the sum of the output, and return the nodes in the order of their visits.
 
-    ``choose(waiting)`` is the index of the node to visit next.
+    ``choose(to_visit)`` is the index of the node to visit next.
     """
-    gradients = {output: 0 * output.value + 1}  # what each node has collected so far
-    waiting = [output]
+    gradients = {output: 0 * output.value + 1}  # the sum so far of each node; at first ones, in the shape of the output
+    to_visit = [output]
     visited = []
-    while waiting:
-        node = waiting.pop(choose(waiting))
+    while to_visit:
+        node = to_visit.pop(choose(to_visit))
         visited.append(node)
         terms = node.chain(gradients[node])
         for parent, term in zip(node.parents, terms, strict=True):
             if parent not in gradients and parent.parents:
-                waiting.append(parent)
+                to_visit.append(parent)
             gradients[parent] = gradients.get(parent, 0.0) + term
     for node, gradient in gradients.items():
         if not node.parents:
@@ -99,21 +100,21 @@ def backward(output, choose):
 
 
 # %% [markdown]
-# Three orders come to mind. A queue visits the node that has waited longest. Depth first visits the node that came
-# last. The third order visits the node with the highest number, which is the one that was computed last.
+# Three orders come to mind. A queue visits the node that entered the list first. Depth first visits the node that
+# entered it last. The third order visits the node with the highest number, which is the one that was computed last.
 
 
 # %%
-def oldest_in_list(waiting):
+def oldest_in_list(to_visit):
     return 0
 
 
-def newest_in_list(waiting):
+def newest_in_list(to_visit):
     return -1
 
 
-def highest_number(waiting):
-    numbers = [node.number for node in waiting]
+def highest_number(to_visit):
+    numbers = [node.number for node in to_visit]
     return numbers.index(max(numbers))
 
 
@@ -145,15 +146,16 @@ check("a second pass adds 6 more", x.grad == 12)
 # On the way back, the term of the short path can arrive at $h_{t-1}$ before that of the long path. If $h_{t-1}$ is
 # visited at that moment, it passes on only a part of its gradient. The rest is lost.
 #
-# The network below works with any kind of number: a `Node`, a `Tensor` of minizone, or a NumPy array.
+# The network below works with a `Node`, a `Tensor` of minizone, or a NumPy array: `wrap` turns an array into one of
+# these.
 
 
 # %%
-def network(number, tanh, w, b, h0, masks):
-    """w (H,) and h_T (H,), both of the type ``number``, for masks (T, H)."""
-    w, b, h = number(w), number(b), number(h0)
+def network(wrap, tanh, w, b, h0, masks):
+    """w (H,) and h_T (H,), both wrapped, for masks (T, H)."""
+    w, b, h = wrap(w), wrap(b), wrap(h0)
     for k in masks:
-        h = number(k) * h + number(1 - k) * tanh(w * h + b)
+        h = wrap(k) * h + wrap(1 - k) * tanh(w * h + b)
     return w, h
 
 
@@ -195,12 +197,13 @@ check("a queue is wrong, and so is depth first", min(errors["queue"], errors["de
 # A node must not be visited before all of its children. The order of the highest number never does that. Here is a
 # proof by contradiction.
 #
-# A node is computed from nodes that exist already. So the number of a child is higher than those of its parents.
+# A node is computed from nodes that exist already. So the number of a child is higher than those of its parents. We
+# consider only nodes from which the output was computed. All others have the gradient 0.
 #
 # Suppose that node $n$ is visited while its child $m$ has not been visited. A path leads from the output back to $m$.
-# Take the first node on this path that has not been visited. It is waiting, because the node before it on the path has
-# been visited. It is $m$ itself or was computed from $m$, so its number is at least that of $m$. This is higher than
-# the number of $n$. The rule would have chosen it before $n$.
+# Take the first node on this path that has not been visited. It is in the list, because the node before it on the path
+# has been visited. It is $m$ itself or was computed from $m$, so its number is at least that of $m$. This is higher
+# than the number of $n$. The rule would have chosen it before $n$.
 #
 # ## Why not a recursion?
 #
@@ -359,7 +362,8 @@ if __name__ == "__main__":
 #
 # On the left, gradients flow along the arrows, from $h_2$ to $h_1$. A queue visits $h_1$ at turn 4, but its child
 # $w h_1$ only at turn 10. Depth first makes the same mistake on the other path. The order of the highest number
-# visits $h_1$ last, after both of its children. (The turns that are missing belong to the nodes of the first step.)
+# visits $h_1$ at turn 7, after both of its children. (The turns that are missing belong to the nodes of the first
+# step.)
 #
 # On the right, the time grows in proportion to the number of steps, for both tapes.
 
@@ -367,13 +371,14 @@ if __name__ == "__main__":
 # ## What to take away
 #
 # - A node needs its parents and the derivative of one operation. The chain rule does the rest.
-# - A gradient is a sum over all uses of a value. It must be complete before it is passed on.
+# - A gradient is a sum over all uses of a value. It must be complete before it is used.
 # - Visiting the node with the highest number first guarantees that, visits each node once, and needs no recursion.
 #
 # ## Exercises
 #
 # 1. Exchange the two terms of `h` in `network`. Which of the three orders gives another gradient now, and why?
-# 2. Let a queue repair its mistake: a parent waits again whenever a new term arrives, and passes on only the new term.
+# 2. Let a queue repair its mistake: a parent enters the list again whenever a new term arrives, and passes on only the
+#    new term.
 #    Is the gradient right? How many visits does it take for T steps?
 # 3. Let `gradients` be a dictionary that is kept from one call of `backward` to the next, so that every node keeps its
 #    gradient. What does the second pass of $x^2$ give in place of 12?

@@ -39,8 +39,9 @@ from minizone.backend import stream, to_device, to_host
 #
 # $$\frac{\epsilon |f|}{\delta}$$
 #
-# which is large if the step is small. The sum of both errors is smallest near $\delta = \sqrt\epsilon$ for the forward
-# difference, and near $\delta = \epsilon^{1/3}$ for the central difference.
+# which is large if the step is small. The best step is where the two errors are about equal. If $f$ and its derivatives
+# are all of about the same size, this is near $\delta = \sqrt\epsilon$ for the forward difference, where $\delta$
+# equals $\epsilon / \delta$. For the central difference it is near $\delta = \epsilon^{1/3}$.
 #
 # ## The complex step has one
 #
@@ -101,7 +102,8 @@ check("with the same step a central difference has none", central_difference(exa
 #
 # Here it checks an LSTM, the network of chapter 4. For now the LSTM is only a function of six arrays: a sequence of
 # inputs `x`, the first values `h0` and `c0` of its two states, two matrices of weights and a bias. T is the number of
-# time steps, D of input features, B of examples and H of hidden units. Both states have zoneout.
+# time steps, D of input features, B of examples and H of hidden units. Both states have zoneout: `cells` and `states`
+# are the probabilities that an element of c and of h keeps its old value.
 
 # %%
 T, D, B, H = 4, 2, 3, 3
@@ -217,8 +219,8 @@ check("a relu that compares real parts passes the complex step", gradcheck(ops.r
 # ## The loss of an LSTM
 #
 # `main` compares the three methods on a larger function: the loss of an LSTM with zoneout, as a function of its weights
-# $W_h$ (4H, H). At every step the LSTM chooses one of V = 10 classes, and the loss is the cross-entropy, which is the
-# usual loss of a classifier.
+# $W_h$ (4H, H). At every step the LSTM gives each of V = 10 classes a probability. The loss is the cross-entropy, the
+# mean of minus the logarithm of the probability that it gives to the right class.
 
 
 # %%
@@ -280,14 +282,14 @@ def compare(curves) -> None:
     double, single = curves["float64"], curves["float32"]
     up_to_1e_8 = double["complex step"][16:]  # STEPS[16] is 1e-8
     at_1e_20 = double["complex step"][-1]
-    check("the complex step is right to 12 digits for all steps up to 1e-8", up_to_1e_8.max() < 1e-12)
+    check("the complex step is right to 12 digits for all steps of 1e-8 and smaller", up_to_1e_8.max() < 1e-12)
     check("the best difference has a 100 times larger error", best_difference(double) > 100 * at_1e_20)
     check("in float32 its error is larger too", best_difference(single) > 3 * single["complex step"][-1])
 
 
 def draw(curves) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(8.5, 4.2), width_ratios=[1.6, 1], sharey=True)
-    styles = {"forward difference": "C0-", "central difference": "C1-", "complex step": "C3-"}
+    styles = {"forward difference": "C0-", "central difference": "C1-", "complex step": "C3--"}
     for axis, (dtype, errors) in zip(axes, curves.items(), strict=True):
         for name, error in errors.items():
             axis.loglog(STEPS, np.maximum(error, 1e-17), styles[name], label=name)
@@ -348,6 +350,9 @@ if __name__ == "__main__":
 # differences turn. Their rounding error grows until no digit is left. The complex step does not turn. Its error falls
 # to the rounding error of a single value of the loss and stays there, for all smaller steps.
 #
+# On the far left the error of the differences is 1. There $x + \delta$ is rounded to x, so the estimate is 0. On the
+# far right the complex step has the truncation error of the central difference, so its dashed line covers that curve.
+#
 # In float32 the picture is the same with fewer digits. There even the best difference has only 2 or 3 digits.
 
 # %% [markdown]
@@ -359,7 +364,7 @@ if __name__ == "__main__":
 #
 # ## Exercises
 #
-# 1. Add a fourth method, $(8 f(\delta) - 8 f(-\delta) - f(2\delta) + f(-2\delta)) / 12 \delta$. How many digits does it
-#    have, and at which step?
+# 1. Add a fourth method, $(8 f(\delta) - 8 f(-\delta) - f(2\delta) + f(-2\delta)) / (12 \delta)$. How many digits does
+#    it have, and at which step?
 # 2. Let `lstm_with_masks` draw its masks itself, from `rng`. What does the check say, and why?
 # 3. Repair `Slip`, then multiply what it returns for `new` by `1 + 1e-8`. Which `rtol` of `gradcheck` lets it pass?

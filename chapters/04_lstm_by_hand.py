@@ -2,8 +2,8 @@
 # # 4. An LSTM by hand: back-propagation through time
 #
 # **Claim.** The backward pass of an LSTM is its forward pass read from the last line to the first. Two gradients go
-# back through time, `dh` and `dc`. Every other gradient of a step is one of them times something that the forward pass
-# has stored. The gradients of the weights are sums over all steps, and each of them is one matrix product.
+# back through time, `dh` and `dc`. Every other gradient of a step follows from these two, the weights and what the
+# forward pass has stored. The gradients of the weights are sums over all steps, and each of them is one matrix product.
 #
 # Paper: the equations of section 3.2, zoneout included. At the size of section 4.1.1, T = 100, B = 32, H = 1000:
 # `python chapters/04_lstm_by_hand.py --preset paper --device gpu`
@@ -85,7 +85,8 @@ def step(x, h, c, W_x, W_h, b, keep_h, keep_c):
 
 # %% [markdown]
 # `forward` repeats the step. `h[t]` and `c[t]` are the states $h_t$ and $c_t$, so both lists start with the initial
-# states. Python counts the inputs from 0, so step t of the equations reads `x[t - 1]`.
+# states. Python counts from 0. So in the loop t = 0 is step 1 of the equations: it reads `x[0]`, the masks 0, `h[0]`
+# and `c[0]`, and appends `h[1]` and `c[1]`.
 
 
 # %%
@@ -168,8 +169,8 @@ def forward(x, h0, c0, W_x, W_h, b, keep_h, keep_c):
 # After the last step there is nothing but the loss: $dh_T = p_T$ and $dc_T = q_T$.
 #
 # Compare the two equations. On its way back through time, $dh$ is multiplied by a matrix at every step. $dc$ is
-# multiplied only by numbers between 0 and 1. Where $f$ or $k^c$ is near 1, a gradient passes many steps. That is the
-# purpose of an LSTM.
+# multiplied, on its direct path from $c_t$ to $c_{t-1}$, only by numbers between 0 and 1. Where $f$ or $k^c$ is near 1,
+# a gradient passes many steps. That is the purpose of an LSTM.
 
 
 # %%
@@ -204,9 +205,9 @@ def step_back(dh, dc, c_before, stored, W_h, keep_h, keep_c):
 # $$dW_h = \sum_{t,n} da_{t,n} h_{t-1,n}^\top$$
 #
 # A sum of outer products is a matrix product. Put the columns of all steps side by side: $A = [da_1 \dots da_T]$
-# (4H, TB), $P = [h_0 \dots h_{T-1}]$ (H, TB) and $X = [x_1 \dots x_T]$ (D, TB). Then
+# (4H, TB), $S = [h_0 \dots h_{T-1}]$ (H, TB) and $X = [x_1 \dots x_T]$ (D, TB). Then
 #
-# $$dW_h = A P^\top$$
+# $$dW_h = A S^\top$$
 #
 # $$dW_x = A X^\top$$
 #
@@ -226,8 +227,8 @@ def side_by_side(v):
 
 # %% [markdown]
 # For a test we need a loss. We take the sum of the elements of $p \odot h + q \odot c$ over all steps, with random
-# arrays p and q (T, H, B). Its direct gradients are $p_t$ and $q_t$. After the loop, `dh` and `dc` are the gradients of
-# $h_0$ and $c_0$.
+# arrays p and q (T, H, B). Its direct gradients are $p_t$ and $q_t$, in the code `p[t - 1]` and `q[t - 1]`. After the
+# loop, `dh` and `dc` are the gradients of $h_0$ and $c_0$.
 
 
 # %%
@@ -241,9 +242,9 @@ def by_hand(x, h0, c0, W_x, W_h, b, keep_h, keep_c, p, q):
         da[t], dh, dc = step_back(dh + p[t], dc + q[t], c[t], stored[t], W_h, keep_h[t], keep_c[t])
     A = side_by_side(da)  # (4H, TB)
     X = side_by_side(x)  # (D, TB)
-    P = side_by_side(h[:-1])  # (H, TB)
+    S = side_by_side(h[:-1])  # (H, TB)
     dx = (W_x.T @ A).reshape(D, T, B).transpose(1, 0, 2)  # (T, D, B)
-    return dx, dh, dc, A @ X.T, A @ P.T, A.sum(axis=1)
+    return dx, dh, dc, A @ X.T, A @ S.T, A.sum(axis=1)
 
 
 # %% [markdown]
@@ -349,8 +350,8 @@ def shortest_times(lengths, B: int, H: int, where: Device) -> dict[str, np.ndarr
 
 
 # %% [markdown]
-# The upper part of the figure is a map of one step. A place is a value, and an arrow leads from a value to one that is
-# computed from it. Each arrow has the factor by which the gradient is multiplied on the way back.
+# The upper part of the figure is a map of one step. Each circle is a value, and an arrow leads from a value to one that
+# is computed from it. Each arrow has the factor by which the gradient is multiplied on the way back.
 
 # %%
 PLACES = {
@@ -410,7 +411,7 @@ def draw_step(axis) -> None:
         draw_arrows(axis, (11, y), (12.7, y), f"$d{state}_t$")  # from the steps that follow, and from the loss
         draw_arrows(axis, (-1.9, y), (0, y), f"$d{state}_{{t-1}}$")
     x, y = np.array(list(PLACES.values())).T
-    axis.scatter(x, y, s=620, c="w", edgecolors="0.3", zorder=2)
+    axis.scatter(x, y, s=800, c="w", edgecolors="0.3", zorder=2)
     for name, place in PLACES.items():
         axis.text(*place, name, ha="center", va="center", fontsize=10)
     axis.set(title="one step of an LSTM: values go forward (black), gradients go back (red, with their factors)")
@@ -465,15 +466,17 @@ if __name__ == "__main__":
 # $c_t$ with the factor $1 - k^c_t$, and one from $u$ with the factor $1 - u^2$. There is no matrix on the two shortest
 # ways from $c_t$ to $c_{t-1}$.
 #
-# Below: the time of all three methods is nearly proportional to T. A step back costs the same at every length. The tape
-# takes several times as long as the other two.
+# Below: by hand and with `minizone.lstm` the time of a step hardly depends on T, so the time of the whole is
+# proportional to it. With the tape a step takes longer in a longer sequence. The tape takes several times as long as
+# the other two.
 
 # %% [markdown]
 # ## What to take away
 #
 # - Write the forward pass as short lines. Each line gives a line of the backward pass, in reverse order.
 # - A value gets one term of its gradient from each of its uses.
-# - Through time go two gradients: `dh` through a matrix at every step, and `dc` through factors between 0 and 1.
+# - Two gradients go back through time: `dh` through a matrix at every step, and `dc` directly, through factors between
+#   0 and 1.
 # - Collect `da` of all steps, and make one matrix product for each array of weights.
 #
 # ## Exercises

@@ -94,8 +94,8 @@ check("z_c = 1: the hidden states move all the same", (np.abs(np.diff(h.data, ax
 # needs the same masks. A mask that is an *argument* can be used again, checked and saved (chapter 1).
 #
 # Variants of zoneout fill this array in other ways. With `whole_layer`, one draw zones out all units of an example at
-# once, cells and hidden states together. This is stochastic depth with time in place of layers. With `static_steps`,
-# all examples share one mask, which is drawn once (chapter 16).
+# once, cells and hidden states together (stochastic depth, chapter 6). With `static_steps`, the masks of all steps are
+# drawn once, and every example and every minibatch uses them (chapter 16).
 
 # %%
 KINDS = {
@@ -116,10 +116,11 @@ def picture(zoneout: Zoneout) -> np.ndarray:
 # %% [markdown]
 # ## At test time
 #
-# The network should not be random when it is used. The line is linear in `keep`. So the average of its result over all
-# masks is its result for the average mask, and the average of `keep` is $z$:
+# The network should not be random when it is used. The line is linear in `keep`. So for a given old state and
+# candidate, the average of its result over all masks is its result for the average mask, and the average of `keep` is
+# $z$:
 #
-# $$\mathbb{E}[s_t] = z s_{t-1} + (1 - z) \tilde s_t$$
+# $$\mathbb{E}[s_t \mid s_{t-1}, \tilde s_t] = z s_{t-1} + (1 - z) \tilde s_t$$
 #
 # Without a random generator, `Zoneout.masks` returns just the probabilities. The same line then computes the average.
 # No weight is rescaled.
@@ -208,7 +209,7 @@ def main(preset: Preset = "quick", device: DeviceName = "cpu") -> dict[str, floa
     old, new = stream(0, "states").standard_normal((2, units, 1))
     error = np.abs(mean_over_masks(old, new, z, draws) - zone_out(old, new, z)) / np.abs(new - old)
     bound = 4.5 * (z * (1 - z) / draws) ** 0.5  # standard errors; P(one of 1,000 units is off) = 0.7 %
-    print(f"mean over {draws:,} masks against the mean mask: at most {error.max():.4f} of the change apart")
+    print(f"mean over {draws:,} masks and step with the mean mask: at most {error.max():.4f} |new - old| apart")
     check("the mean over masks is the step with the mean mask", error.max() < bound)
 
     zoned, dropped, mask = traces(0.5, T=40, H=max(8, units // 10), device=Device(device))
@@ -230,8 +231,8 @@ if __name__ == "__main__":
 # Above: black is `keep` = 1. Independent masks differ for every unit, step and example. With the whole layer, a column
 # of an example is all black or all white. Static masks are the same for both examples.
 #
-# Below: under zoneout the state is constant while the unit is zoned out. Then it continues from its own value. Under
-# dropout, with the same mask, it is set to 0 each time.
+# Below: under zoneout the state is constant while the unit is zoned out. Then it jumps to the candidate that the
+# network computes at that step. Under dropout, with the same mask, it is set to 0 each time.
 
 # %% [markdown]
 # ## What to take away

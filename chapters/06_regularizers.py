@@ -3,7 +3,7 @@
 #
 # **Claim.** On the direct path of the memory of an LSTM, from $c_{t-1}$ to $c_t$, zoneout sets the factor to exactly 1
 # for units that are chosen at random. The gradient comes back on the same path. Of the other regularizers only
-# stochastic depth does the same. The rest leave this factor to the forget gate and put their noise elsewhere.
+# stochastic depth does the same. The rest leave this factor to the forget gate and act elsewhere.
 #
 # Paper: sections 2.3 and 3.2, figure 2, Table 1, figures 3 and 4. The full comparison, on 1,000 units:
 # `python chapters/06_regularizers.py --preset paper --device gpu`
@@ -28,10 +28,10 @@ from minizone.layers.regularizers import l2_penalty, norm_stabilizer, weight_noi
 # ## Notation
 #
 # T is the number of time steps, D the number of inputs, H the number of hidden units, and B the number of examples in a
-# minibatch. All symbols with an index $t$ are arrays (H, B), with a column for each example.
+# minibatch. Symbols with an index $t$ are arrays (H, B), with a column for each example, unless another shape is given.
 #
 # At step $t$ an LSTM has the cells $c_t$ and the hidden state $h_t$. The input gate $i_t$, the forget gate $f_t$ and
-# the output gate $o_t$ are numbers between 0 and 1. The new content is $g_t$. Without a regularizer
+# the output gate $o_t$ are numbers between 0 and 1. The new content is the proposal $g_t$. Without a regularizer
 #
 # $$c_t = f_t \odot c_{t-1} + i_t \odot g_t$$
 #
@@ -129,7 +129,7 @@ def last_cell(network, h, c):
 
 
 def direct_gradient(network):
-    """dLoss/dc_t (T, H, B) along the cell alone."""
+    """dLoss/dc_t (T, H, B) along the cell alone; it changes the network."""
     network.W_h.data[...] = 0
     _, _, dc = watch(network, loss=last_cell)
     return dc
@@ -140,7 +140,7 @@ plain_path = direct_gradient(layer())
 dropout_path = direct_gradient(dropping)
 zoneout_path = direct_gradient(with_zoneout)
 check("recurrent dropout leaves the direct path as it was", np.allclose(dropout_path, plain_path, rtol=1e-9, atol=0))
-check("zoneout makes its factors larger, never smaller", (zoneout_path >= plain_path * (1 - 1e-9)).all())
+check("zoneout never makes a factor smaller", (zoneout_path >= plain_path * (1 - 1e-9)).all())
 
 # %% [markdown]
 # ## Zoneout of the output gate
@@ -174,8 +174,8 @@ check("with nothing dropped, all but the printed form agree", unchanged == ["pla
 # %% [markdown]
 # ## Stochastic depth and shared masks
 #
-# Stochastic depth is zoneout with one mask $k_t$ (1, B) for all units. In each example the whole layer keeps its
-# state, or no unit does. At test time the mask is $z$, as in zoneout.
+# Stochastic depth is zoneout with one mask $k_t$ (1, B) for all units. In each example either all units keep their
+# state or none does. At test time the mask is $z$, as in zoneout.
 
 # %%
 whole_layer = Zoneout(cells=0.5, states=0.5, whole_layer=True)
@@ -187,7 +187,8 @@ c_stands = (np.diff(c, axis=0) == 0).all(axis=1)
 check("stochastic depth: a whole layer stands still, or moves", ((h_stands == skips) & (c_stands == skips)).all())
 
 # %% [markdown]
-# With shared masks each unit has a mask of its own, which serves for both $c$ and $h$. On char-PTB neither variant did
+# With shared masks, $c$ and $h$ of a unit use the same element: both keep their values, or neither does. On char-PTB
+# neither variant did
 # as well as a mask for each unit of each state (section 4.1.1 of the paper).
 
 # %%
@@ -232,12 +233,13 @@ check("after the step the weights are as before, to the bit", (noisy.W_h.data ==
 # %% [markdown]
 # ## Two penalties
 #
-# The norm stabilizer wants the norm of the hidden state to stay the same over time. It adds to the loss, for each
+# The norm stabilizer penalizes changes of the norm of the hidden state over time. It adds to the loss, for each
 # example,
 #
-# $$\frac{\beta}{T} \sum_t (\lVert h_t \rVert - \lVert h_{t-1} \rVert)^2$$
+# $$\frac{\beta}{T} \sum_{t=2}^{T} (\lVert h_t \rVert - \lVert h_{t-1} \rVert)^2$$
 #
-# The norm $\lVert h_t \rVert$ is over units, and $\beta$ is the weight of the penalty. L2 adds $\lambda$ times the sum
+# The norm $\lVert h_t \rVert$ is over units, and $\beta$ is the weight of the penalty. The initial state $h_0$ does not
+# count. L2 adds $\lambda$ times the sum
 # of all squared weights.
 #
 # A penalty does not change the states in the forward pass. In the backward pass the norm stabilizer adds to the
@@ -430,7 +432,7 @@ def main(preset: Preset = "quick", device: DeviceName = "cpu") -> dict[str, dict
     print("One seed each" + (", of networks far too small for a ranking." if preset != "paper" else "."))
 
     still = [name for name in METHODS if moved[name] < 1e-12]
-    check(f"no state is moved by {', '.join(still)}", still == ["none", "non-recurrent", "norm stabilizer"])
+    check(f"the states are unchanged with: {', '.join(still)}", still == ["none", "non-recurrent", "norm stabilizer"])
     early = {name: result.early for name, result in results.items()}
     check("with zoneout the gradient reaches further back", early["zoneout"] > 3 * early["none"])
     check("with recurrent dropout it reaches less far", early["none"] > 2 * early["recurrent dropout"])
@@ -449,13 +451,17 @@ if __name__ == "__main__":
 # %% [markdown]
 # ## In the figure
 #
-# Upper row: a cell with zoneout has flat stretches. With recurrent dropout the same cell moves toward 0 instead.
+# Upper row: a cell with zoneout has flat stretches. With recurrent dropout the same cell moves toward 0 instead. With
+# variational dropout it takes another course, because the whole sequence runs with other weights. Weight noise changes
+# it least.
 #
 # Lower left and middle: with zoneout and with stochastic depth more of the gradient reaches the early steps. With
 # recurrent dropout less of it does, because $d_t$ also removes the paths through $i_t$ and $g_t$. Variational dropout
-# makes the paths through $h$ stronger, by $1 / (1 - p)$. The norm stabilizer has a gradient of its own at each step.
+# removes half of the paths through $h$ and doubles the others. The norm stabilizer has a gradient of its own at each
+# step, and its weight of 50 is large for this small network.
 #
-# Lower right: the language models are far too small for a ranking. Training errors include the noise of training.
+# Lower right: the language models are far too small for a ranking, and zoneout is no better than no regularizer here.
+# Training errors include the noise of training. Chapter 9 has larger runs.
 #
 # ## What to take away
 #

@@ -2,12 +2,12 @@
 # # 7. Recurrent batch normalization
 #
 # **Claim.** Batch normalization replaces a number by its position in the minibatch: how many standard deviations it
-# lies from the mean. Its gradient is the plain one minus two parts, which the mean and the variance take away. In a
+# lies from the mean. Its gradient is the plain one minus its components along (1, ..., 1) and along the result. In a
 # recurrent network it works when the gain starts at 0.1 and every time step has statistics of its own.
 #
 # Paper: section 4.3, table 2, after Cooijmans et al. (2017), *Recurrent Batch Normalization*. Its test error is 0.046,
-# with zoneout 0.041: `python run.py pmnist --preset paper --batch-normalization`, and for zoneout
-# `--z-prob-cells 0.15 --z-prob-states 0.15 --share-mask` behind it.
+# with zoneout 0.041: `python run.py pmnist --preset paper --batch-normalization`. For zoneout append
+# `--z-prob-cells 0.15 --z-prob-states 0.15 --share-mask`.
 
 # %%
 import copy
@@ -41,7 +41,7 @@ from minizone.recurrent.cells import batch_normalize, bn_lstm_unrolled
 #
 # $$\hat s_n = r \odot (s_n - \mu)$$
 #
-# The small number $\epsilon = 10^{-5}$ prevents a division by 0 in a row in which all examples are equal. At last a
+# The small number $\epsilon = 10^{-5}$ prevents a division by 0 in a row in which all examples are equal. Finally, a
 # gain $\gamma$ and a bias $\beta$, both (R, 1) and learned, set a new scale and a new mean:
 #
 # $$y_n = \gamma \odot \hat s_n + \beta$$
@@ -60,24 +60,24 @@ def normalize(s, gamma, beta, epsilon=1e-5):
 # %% [markdown]
 # ## Backward: three paths
 #
-# Given is the gradient $d = \partial L / \partial y$ (R, B) of the loss L. We want the gradients of $\gamma$, $\beta$
+# Given is the gradient $dy$ (R, B) of the loss L with respect to $y$. We want the gradients of $\gamma$, $\beta$
 # and $s$. The gain and the bias serve all examples of a row, so their gradients are sums over the examples:
 #
-# $$d\gamma = \sum_n d_n \odot \hat s_n$$
+# $$d\gamma = \sum_n dy_n \odot \hat s_n$$
 #
-# $$d\beta = \sum_n d_n$$
+# $$d\beta = \sum_n dy_n$$
 #
-# The gradient of $\hat s$ is $g = \gamma \odot d$ (R, B). Now take one row, so that all symbols are numbers. The number
-# $s_m$ of example m reaches the loss on three paths.
+# The gradient of $\hat s$ is $d\hat s = \gamma \odot dy$ (R, B). Now take one row, so that all symbols are numbers. The
+# number $s_m$ of example m reaches the loss on three paths.
 #
 # **1. Directly.** $s_m$ is in its own $\hat s_m$, with the slope $r$. This path gives
 #
-# $$r \, g_m$$
+# $$r \, d\hat s_m$$
 #
 # **2. Through the mean.** $s_m$ changes the mean by $1/B$ of its own change, and the mean is in each $\hat s_n$ with
 # the slope $-r$. This path gives
 #
-# $$-r \, \frac 1B \sum_n g_n = -r \, \mathrm{mean}(g)$$
+# $$-r \, \frac 1B \sum_n d\hat s_n = -r \, \mathrm{mean}(d\hat s)$$
 #
 # **3. Through the variance.** Two slopes are multiplied, that of the variance by $s_m$ and that of $\hat s_n$ by the
 # variance:
@@ -86,42 +86,43 @@ def normalize(s, gamma, beta, epsilon=1e-5):
 #
 # $$\frac{\partial \hat s_n}{\partial v} = -\frac 12 (s_n - \mu)(v + \epsilon)^{-3/2} = -\frac 12 \, r^2 \hat s_n$$
 #
-# Their product, times $g_n$ and summed over n, is the contribution of this path:
+# Their product, times $d\hat s_n$ and summed over n, is the contribution of this path:
 #
-# $$-r \, \hat s_m \, \mathrm{mean}(g \odot \hat s)$$
+# $$-r \, \hat s_m \, \mathrm{mean}(d\hat s \odot \hat s)$$
 #
 # The mean is in the variance as well. But there its slope is $-\frac 2B \sum_n (s_n - \mu) = 0$, so this adds nothing.
 #
 # The three paths together, with $\gamma$ in front, are
 #
-# $$ds = \gamma \odot r \odot \big( d - \mathrm{mean}(d) - \hat s \odot \mathrm{mean}(d \odot \hat s) \big)$$
+# $$ds = \gamma \odot r \odot \big( dy - \mathrm{mean}(dy) - \hat s \odot \mathrm{mean}(dy \odot \hat s) \big)$$
 
 
 # %%
-def normalize_back(d, s_hat, r, gamma):
+def normalize_back(dy, s_hat, r, gamma):
     """From dLoss/dy (R, B): dLoss/ds (R, B), dLoss/dgamma and dLoss/dbeta (R, 1)."""
-    B = d.shape[1]
-    mean_d = d.mean(axis=1, keepdims=True)  # (R, 1)
-    mean_d_s = (d * s_hat).mean(axis=1, keepdims=True)  # (R, 1)
-    ds = gamma * r * (d - mean_d - s_hat * mean_d_s)
-    return ds, B * mean_d_s, B * mean_d
+    B = dy.shape[1]
+    mean_dy = dy.mean(axis=1, keepdims=True)  # (R, 1)
+    mean_dy_s = (dy * s_hat).mean(axis=1, keepdims=True)  # (R, 1)
+    ds = gamma * r * (dy - mean_dy - s_hat * mean_dy_s)
+    return ds, B * mean_dy_s, B * mean_dy
 
 
 # %% [markdown]
-# The tape of minizone (chapter 2) differentiates the equations of the forward pass one by one. It must give the same.
+# The tape of minizone (chapter 2) differentiates the equations of the forward pass one by one. It must give the same
+# gradients.
 
 # %%
 R, B = 6, 8
 rng = np.random.default_rng(0)
 s = rng.standard_normal((R, B))
-d = rng.standard_normal((R, B))
+dy = rng.standard_normal((R, B))
 gamma = rng.standard_normal((R, 1))
 beta = rng.standard_normal((R, 1))
 
 y, s_hat, r = normalize(s, gamma, beta)
-ds, dgamma, dbeta = normalize_back(d, s_hat, r, gamma)
+ds, dgamma, dbeta = normalize_back(dy, s_hat, r, gamma)
 s_leaf, gamma_leaf, beta_leaf = Tensor(s), Tensor(gamma), Tensor(beta)
-batch_normalize(s_leaf, gamma_leaf, beta_leaf).backward(d)
+batch_normalize(s_leaf, gamma_leaf, beta_leaf).backward(dy)
 check("ds: the three paths and the tape agree to 10 digits", np.allclose(ds, s_leaf.grad, rtol=0, atol=1e-10))
 check("dgamma: the formula and the tape agree to 10 digits", np.allclose(dgamma, gamma_leaf.grad, rtol=0, atol=1e-10))
 check("dbeta: the formula and the tape agree to 10 digits", np.allclose(dbeta, beta_leaf.grad, rtol=0, atol=1e-10))
@@ -130,15 +131,15 @@ check("dbeta: the formula and the tape agree to 10 digits", np.allclose(dbeta, b
 # ## What the two terms remove
 #
 # Add one number to all examples of a row. The mean removes it again, and y does not change. So the gradient has no part
-# along (1, ..., 1): the term $\mathrm{mean}(d)$ removes it.
+# along (1, ..., 1): the term $\mathrm{mean}(dy)$ removes it.
 #
 # Multiply the distances of a row from its mean by one number. The variance removes this as well. So the gradient has no
-# part along $\hat s$: the term $\hat s \odot \mathrm{mean}(d \odot \hat s)$ removes it. This is exact for
+# part along $\hat s$: the term $\hat s \odot \mathrm{mean}(dy \odot \hat s)$ removes it. This is exact for
 # $\epsilon = 0$.
 
 # %%
 y, s_hat, r = normalize(s, gamma, beta, epsilon=0)
-ds, _, _ = normalize_back(d, s_hat, r, gamma)
+ds, _, _ = normalize_back(dy, s_hat, r, gamma)
 check("the gradient is orthogonal to (1, ..., 1)", np.abs(ds.sum(axis=1)).max() < 1e-12)
 check("with epsilon = 0 it is orthogonal to s_hat", np.abs((ds * s_hat).sum(axis=1)).max() < 1e-12)
 
@@ -148,7 +149,7 @@ check("with epsilon = 0 it is orthogonal to s_hat", np.abs((ds * s_hat).sum(axis
 
 # %%
 y_double, s_hat_double, r_double = normalize(2 * s, gamma, beta, epsilon=0)
-ds_double, _, _ = normalize_back(d, s_hat_double, r_double, gamma)
+ds_double, _, _ = normalize_back(dy, s_hat_double, r_double, gamma)
 check("sums twice as large give the same y", np.allclose(y_double, y, rtol=0, atol=1e-12))
 check("sums twice as large get half the gradient", np.allclose(ds_double, ds / 2, rtol=0, atol=1e-12))
 
@@ -157,11 +158,11 @@ check("sums twice as large get half the gradient", np.allclose(ds_double, ds / 2
 #
 # Write $BN(s; \gamma, \beta)$ for the y above. An LSTM has T time steps, D inputs and H hidden units. At step t it
 # reads $x_t$ (D, B), and it has the hidden state $h_{t-1}$ (H, B) and the cells $c_{t-1}$ (H, B). The weights are $W_x$
-# (4H, D), $W_h$ (4H, H) and $b$ (4H, 1). The sums $a_t$ (4H, B) of the gates are
+# (4H, D), $W_h$ (4H, H) and $b$ (4H,), which is added to every column. The sums $a_t$ (4H, B) of the gates are
 #
 # $$a_t = BN(W_x x_t; \gamma_x, 0) + BN(W_h h_{t-1}; \gamma_h, 0) + b$$
 #
-# Inputs and states are normalized separately, so each has a gain of its own, $\gamma_x$ and $\gamma_h$ (4H, 1). Neither
+# Inputs and states are normalized separately, so each has a gain of its own, $\gamma_x$ and $\gamma_h$ (4H,). Neither
 # needs a bias, because $b$ is there. The gates i, f, o are sigmoids of their rows of $a_t$, and g is a tanh. The
 # candidates for the next states, all (H, B), are
 #
@@ -233,8 +234,10 @@ check("a gain of 1 keeps at most 2/3", slopes(1).mean() < 2 / 3)
 #
 # $$h_t = \tanh(\gamma \, BN(h_{t-1} + W_x x_t; 1, 0))$$
 #
-# The function below gives the norm of $\partial L / \partial h_t$ at each step, for four gains. Cooijmans et al. add
-# that gains of 0.01 and less are unstable.
+# It reads an image of a digit pixel by pixel, in a fixed random order (chapter 8). The loss is the cross-entropy of ten
+# scores of the last state, and the initial states are random, with the standard deviation `noise`. The function below
+# gives the norm of $\partial L / \partial h_t$ at each step, for four gains. Cooijmans et al. add that gains of 0.01
+# and less are unstable.
 
 # %%
 GAINS = (0.1, 0.3, 0.5, 1.0)
@@ -254,7 +257,9 @@ def gradients_over_time(experiment: PMNIST) -> np.ndarray:
 #
 # In training, the statistics $\mu$ and $v$ are those of the minibatch. At test time an image may come alone. It is then
 # its own mean, so $\hat s = 0$, and all images get the same answer. So at test time $\mu$ and $v$ are constants: the
-# mean of the statistics of some minibatches of the training set.
+# mean of the statistics of some minibatches of the training set. minizone computes it before each validation
+# (`reestimate`), from the first `statistics_batches` minibatches. During training it only keeps moving averages, which
+# lag behind the weights.
 #
 # Each time step has statistics of its own. There are two reasons. First, the network of this chapter reads an image
 # pixel by pixel. A pixel in the middle differs from image to image, and a pixel at the left edge is nearly always
@@ -305,7 +310,7 @@ def scores_by_statistics(experiment: PMNIST, pixels: np.ndarray) -> dict[str, np
     }
 
     spread = np.ptp(answers["image alone"], axis=1)  # (10,)
-    check("with its own statistics each image gets the same scores", spread.max() == 0)
+    check("with its own statistics all images get the same scores", spread.max() == 0)
     first_alone = scores(experiment, pixels[..., :1], exact)
     same = np.allclose(first_alone, answers["training set"][:, :1], atol=0.01)
     check("with those of the training set, an image alone gets the same scores as among others", same)
@@ -411,7 +416,7 @@ def main(preset: Preset = "quick", device: DeviceName = "cpu") -> dict:
     kept = norms[:, 0] / norms[:, -1]  # (gains,): the gradient of the first step, divided by that of the last
     for gain, ratio in zip(GAINS, kept, strict=True):
         print(
-            f"gain {gain}: mean slope {slopes(gain).mean():.2f}, gradient of the first step / of the last {ratio:.0e}"
+            f"gain {gain}: mean slope {slopes(gain).mean():.2f}, gradient of the first step / of the last {ratio:.2g}"
         )
     check("at a gain of 0.1, 100 times more gradient is left than at 1", kept[0] > 100 * kept[-1])
     draw(norms, run.experiment, errors, deviations)
@@ -426,15 +431,17 @@ if __name__ == "__main__":
 # ## In the figure
 #
 # Above: with a gain of 1 the slope of the tanh is 0.6 on average. The gradient of the first steps is then many orders
-# of magnitude smaller than that of the last step. With gains up to 0.5 it does not vanish.
+# of magnitude smaller than that of the last step. In the first 15 steps it grows a little on its way back, but it stays
+# small. With gains up to 0.5 it does not vanish.
 #
 # Below left: with statistics that are averaged over time most answers are wrong. With those of an image alone, all
 # images get the same answer.
 #
 # Below right: the variances of the training set. That of $W_x x_t$ is the variance of the pixel that is read at step t,
 # times a constant. A pixel inside the image gives about 0.1. A pixel at the left or right edge, which hardly ever has
-# ink, gives much less. The fixed permutation of the pixels distributes them over all steps. The other two variances
-# change smoothly, while the examples become different in the first steps.
+# ink, gives much less. The fixed order of the pixels distributes them over all steps. The variance of $\tilde c_t$
+# grows during the first 15 steps, as the examples become different. That of $W_h h_{t-1}$ is nearly constant. At step 1
+# it is missing, because all examples start in the same state.
 #
 # ## What to take away
 #

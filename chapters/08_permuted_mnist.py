@@ -1,9 +1,10 @@
 # %% [markdown]
 # # 8. Permuted sequential MNIST
 #
-# **Claim.** A fixed permutation of the pixels removes nothing from an image, but neighbors are no longer neighbors
-# for a network that reads one pixel at a time. On such sequences the paper finds zoneout ahead of the plain LSTM and of
-# recurrent dropout, and zoneout with batch normalization ahead of all. A minute on small digits cannot show that order.
+# **Claim.** A fixed permutation of the pixels removes nothing from an image, but neighbors are no longer neighbors for
+# a network that reads one pixel at a time. On such sequences the paper finds zoneout ahead of the plain LSTM and of
+# recurrent dropout, and zoneout with batch normalization ahead of all. A one-minute run on small digits cannot show
+# that order.
 #
 # Paper: section 4.3, table 2 and figure 5. The full experiment, better on a GPU:
 # `python chapters/08_permuted_mnist.py --preset paper --device gpu`
@@ -122,10 +123,10 @@ check("it reads the pixels in the permuted order", all(is_among(image, permuted)
 #
 # $$-\eta \, \frac{g}{\max(\sqrt m, 10^{-5})}$$
 #
-# Because $m$ is at least $g^2 / 2$, no step is longer than $\sqrt 2 \, \eta$, however large the gradient is. So it
-# seems unnecessary to clip the gradient.
+# Because $m$ is at least $g^2 / 2$, no step is longer than $\sqrt 2 \, \eta$, however large the gradient is. Clipping
+# may then seem unnecessary.
 #
-# It is not, because a large gradient stays in $m$. After a gradient of 1,000 about twenty steps must halve $m$ until it
+# But it is needed: a large gradient stays in $m$. After a gradient of 1,000 about twenty steps must halve $m$ until it
 # is small again, and during this time the parameter hardly moves. The function below gives the lengths of twelve steps.
 # The third gradient is 1,000, and the others are 1.
 
@@ -149,7 +150,7 @@ clipped = step_lengths(clip=1)
 print("not clipped:", " ".join(f"{length:.3f}" for length in free))
 print("clipped:    ", " ".join(f"{length:.3f}" for length in clipped))
 check("no step is longer than sqrt(2) learning rates", max(free.max(), clipped.max()) < 2**0.5 + 1e-9)
-check("after a large gradient that is not clipped the parameter stands still", (free[3:8] < 0.02).all())
+check("after a large gradient that is not clipped the parameter hardly moves", (free[3:8] < 0.02).all())
 
 # %% [markdown]
 # ## Batch normalization
@@ -240,11 +241,12 @@ def draw_digit(axes: list[plt.Axes], data: ImageDataset, order: np.ndarray) -> N
     for axis, (title, picture) in zip(pictures, panels.items(), strict=True):
         axis.imshow(picture.reshape(data.shape), cmap=colors, vmin=0, vmax=1)
         axis.set(xlabel=title, xticks=[], yticks=[])
+        axis.spines[:].set_visible(True)
 
     sequence.step(steps + 1, image + 1.3, "0.4", where="mid", lw=0.9)
     sequence.step(steps + 1, image[order], "0.4", where="mid", lw=0.9)
-    sequence.set(title="the sequence that the network reads", xlabel="time step", ylabel="pixel, 0 to 1")
-    sequence.set_yticks([0.5, 1.8], ["permuted", "in order"], rotation=90, va="center")
+    sequence.set(title="the sequence that the network reads: pixels, 0 to 1", xlabel="time step")
+    sequence.set_yticks([0.5, 1.8], ["permuted", "in order"])
 
 
 # %% [markdown]
@@ -270,7 +272,8 @@ def draw_errors(axes: list[plt.Axes], runs: dict[str, shared.Learned], found: di
 def main(preset: Preset = "quick", device: DeviceName = "cpu") -> dict[str, dict[str, float]]:
     """Train the five models; draw a digit and the errors."""
     runs, found = {}, {}
-    print("\n" + LINE.format("error rates", "paper:", "test", "here:", "test", "+-"))
+    print("\n" + LINE.format("", "paper", "paper", "here", "here", "here"))
+    print(LINE.format("error rates", "valid", "test", "valid", "test", "+-"))
     for number, (name, changes) in enumerate(ROWS.items()):
         run = learn(PMNIST, preset, device, f"pmnist-{number}", **SIZES[preset], **changes)
         test = run.summary["test_error"]
@@ -302,17 +305,18 @@ if __name__ == "__main__":
 # Above: the permutation leaves no strokes. The authors' draw in addition leaves out the pixels in orange. As sequences,
 # both versions have the same values, in another order.
 #
-# Below left: the training error includes the noise of training, so recurrent dropout and zoneout look worse than they
-# are. Below right: without that noise, on images that were not trained on. A black line reaches one standard error to
-# both sides. Two networks whose lines overlap may well be equally good. Recurrent dropout and zoneout are behind here.
-# Such networks learn more slowly, and 18 epochs on 1,257 images are few.
+# Below left: the training error includes the noise of training, so the curves of different regularizers cannot be
+# compared. Below right: the test error is measured without that noise, on images that were not trained on. A black line
+# reaches one standard error to both sides. Two networks whose lines overlap may well be equally good. Recurrent dropout
+# and zoneout are behind here. Such networks learn more slowly, and 18 epochs on 1,257 images are few.
 #
 # ## What to take away
 #
 # - A permutation keeps all information and removes the order. The network must remember pixels over many steps.
 # - The gradient enters at the last step only, so this task needs a network in which gradients reach far back.
 # - With batch normalization the statistics of the training set are used at test time.
-# - A comparison needs the size of its error. On 270 test images, differences of a few percent mean nothing.
+# - A comparison needs the size of its error. On 270 test images, differences of a few percentage points mean
+#   nothing.
 #
 # ## Exercises
 #

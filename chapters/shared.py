@@ -40,6 +40,7 @@ plt.rcParams.update(
         "figure.constrained_layout.use": True,
         "font.size": 9,
         "axes.grid": True,
+        "axes.axisbelow": True,
         "grid.alpha": 0.3,
         "axes.spines.top": False,
         "axes.spines.right": False,

@@ -45,30 +45,30 @@ same = np.allclose(gradient(exchanged, chapter.newest_in_list), gradient(exchang
 check("depth first now makes the mistake of the queue", same)
 
 # %% [markdown]
-# ## 2. A parent waits again
+# ## 2. A parent enters the list again
 #
-# The gradient is right: every term is passed on, if late. But the visits grow. If each term is passed on by itself,
-# the number of visits doubles with every diamond, $6 (2^T - 1)$ in all, as in the recursion. If the terms that arrive
-# while a node waits are added up, $h_{T-n}$ is visited $n + 1$ times, and there are $3 T (T + 1)$ visits. The order of
-# the highest number needs $6 T$.
+# The gradient is right: every term is passed on, if late. But the visits grow. If each term is passed on by itself, the
+# number of visits doubles with every diamond, $6 (2^T - 1)$ in all, as in the recursion. If the terms that arrive while
+# a node is in the list are added up, $h_{T-n}$ is visited $n + 1$ times, and there are $3 T (T + 1)$ visits. The order
+# of the highest number needs $6 T$.
 
 
 # %%
 def queue_again(output, add_up: bool) -> int:
     """Add dL/d(leaf) to each leaf, and return the number of visits."""
-    waiting = [[output, 0 * output.value + 1]]  # pairs of a node and what it has to pass on
+    to_visit = [[output, 0 * output.value + 1]]  # pairs of a node and what it has to pass on
     visits = 0
-    while waiting:
-        node, g = waiting.pop(0)
+    while to_visit:
+        node, g = to_visit.pop(0)
         visits += 1
         for parent, term in zip(node.parents, node.chain(g), strict=True):
-            pairs = [pair for pair in waiting if pair[0] is parent]
+            pairs = [pair for pair in to_visit if pair[0] is parent]
             if not parent.parents:
                 parent.grad = parent.grad + term
             elif add_up and pairs:
                 pairs[0][1] = pairs[0][1] + term
             else:
-                waiting.append([parent, term])
+                to_visit.append([parent, term])
     return visits
 
 
@@ -93,12 +93,12 @@ for T in (2, 4, 8):
 # %%
 def backward_kept(output, gradients) -> None:
     gradients[output] = gradients.get(output, 0.0) + 1
-    waiting = [output]
-    while waiting:
-        node = waiting.pop(chapter.highest_number(waiting))
+    to_visit = [output]
+    while to_visit:
+        node = to_visit.pop(chapter.highest_number(to_visit))
         for parent, term in zip(node.parents, node.chain(gradients[node]), strict=True):
-            if parent.parents and parent not in waiting:
-                waiting.append(parent)
+            if parent.parents and parent not in to_visit:
+                to_visit.append(parent)
             gradients[parent] = gradients.get(parent, 0.0) + term
 
 

@@ -52,7 +52,7 @@ check("the complex step is better still", best["complex step"] < 0.1 * best["fou
 # The check reports an error. Each call has other masks, so the gradient from `backward` belongs to one function and
 # each derivative to another. By complex step a derivative is right for its own masks, so it has the right size. By
 # differences the two values come from two functions, and their difference is divided by $2 \cdot 10^{-6}$. So the
-# derivative is a random number of a million.
+# derivative is a random number of the order of a million.
 
 # %%
 rng = np.random.default_rng(1)

@@ -40,8 +40,9 @@ check("with one of 5 it changes it by less than a quarter", 0.75 < gains[5.0] < 
 
 # %% [markdown]
 # On average the factor is $z + (1 - z) f$. For $f$ = 0.73 zoneout brings it from 0.73 to 0.87, which makes a large
-# difference after 40 steps. For $f$ = 0.99 it is close to 1 in both cases. The gradient does not vanish then, with or
-# without zoneout: the first quarter of the steps has more than a quarter of it.
+# difference after 40 steps. For $f$ = 0.99 it is close to 1 in both cases, and zoneout does not help: it even lowers
+# the share a little. The plain gradient grows on its way back, since the first quarter of the steps has more than a
+# quarter of it. It grows through the gates and $W_h$.
 #
 # ## 2. Zoneout of h alone
 #
