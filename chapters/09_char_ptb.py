@@ -342,9 +342,9 @@ if __name__ == "__main__":
 # Middle: here $z_h$ = 0.5 is too much noise. The other values are close together. Right: the three seeds of the plain
 # LSTM are 0.08 apart. So one run of each regularizer is not enough to say which of them is best.
 #
-# A printed line has the BPC by position in a chunk. Only the first prediction of a chunk suffers from the missing context.
-# So the protocol of the test matters little: chunks and one sequence differ by 0.01 BPC here, and by 0.04 in the larger
-# runs. The rest of the difference between 1.466 and 1.356 in the paper comes from the two texts.
+# A printed line has the BPC by position in a chunk. Only the first prediction of a chunk suffers from the missing
+# context. So the protocol of the test matters little: chunks and one sequence differ by 0.01 BPC here, and by 0.04 in
+# the larger runs. The rest of the difference between 1.466 and 1.356 in the paper comes from the two texts.
 
 # %% [markdown]
 # ## At full size

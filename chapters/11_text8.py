@@ -139,7 +139,7 @@ NETWORKS = {"LSTM": {}, "zoneout": {"z_prob_cells": 0.5, "z_prob_states": 0.05}}
 
 # %% [markdown]
 # What should we expect? On the short text the validation curve of the plain LSTM rises at some point, while its
-# training curve goes on falling. On the long text there is no time for that.
+# training curve keeps falling. On the long text there is no time for that.
 #
 # Zoneout adds noise, so the network learns more slowly. In a short run on the long text this may be all that we see.
 # The paper's gain of 0.07 BPC comes after many epochs of thousands of updates. A run of a minute can neither confirm

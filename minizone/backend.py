@@ -93,7 +93,7 @@ class Device:
 
     @property
     def updates_per_look(self) -> int:
-        """After how many updates to look at losses and norms: the host has to wait for a GPU to see them."""
+        """The number of updates between two readings of losses and norms: on a GPU each reading synchronizes."""
         return 1 if self.name == "cpu" else 25
 
     def to_device(self, array: Array) -> Array:

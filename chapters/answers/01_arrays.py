@@ -39,7 +39,7 @@ check("float32 has at least 6 digits here, and not 8", 1e-8 < difference < 1e-6)
 # %% [markdown]
 # ## 2. One generator with its state saved
 #
-# The masks are right now: the generator goes on where it stopped. But the state must be stored with every checkpoint.
+# The masks are right now: the generator continues where it stopped. But the state must be stored with every checkpoint.
 # And every mask still depends on all that was drawn before it. One more draw, for example for a figure after update 2,
 # changes all masks that follow. Keyed streams need no storage, and a draw for one purpose does not change another.
 

@@ -1,4 +1,4 @@
-"""`run.py conformance MODULE:ADAPTER`: is THIS a correct zoneout?"""
+"""`run.py conformance MODULE:ADAPTER`: is this zoneout correct?"""
 
 from __future__ import annotations
 

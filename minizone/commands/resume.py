@@ -1,4 +1,4 @@
-"""`run.py resume RUN [flags]`: go on with a run."""
+"""`run.py resume RUN [flags]`: continue a run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
             raise UserError(f"{folder} is a part of a run: give the folder that it is in, {folder.absolute().parent}")
     settings = parse(type(before), flags, "resume", before)
     if settings.out is not None:
-        raise UserError("resume: --out cannot change: the run goes on in its own folder")
+        raise UserError("resume: --out cannot change: a run continues in its own folder")
     settings.check()
     if is_finished(folder, settings):
         refuse_changes(folder, asdict(before), asdict(settings))

@@ -1,7 +1,7 @@
 """`run.py sweep GRID.toml`: a grid of runs, several at a time, on this machine or on a cluster. See docs/sweeps.md.
 
 Each run is a task of dask.distributed, and trains in the process of its worker. When that process dies, the kernel
-frees the lock of the run folder, dask gives the task to another worker, and the run goes on from its checkpoint.
+frees the lock of the run folder, dask gives the task to another worker, and the run continues from its checkpoint.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ LOCK_SECONDS = 30  # to wait for the lock of a worker that has just died: file s
 
 @dataclass(frozen=True)
 class Sweep:
-    """Train the runs of a grid, several at a time, and make their tables and curves. Given again, it goes on."""
+    """Train the runs of a grid, several at a time, and make their tables and curves.
+
+    The same command continues a sweep that was stopped.
+    """
 
     grid: tyro.conf.Positional[str]
     """The TOML file of the grid; sweeps/ has one for each table and figure of the paper."""
@@ -187,7 +190,7 @@ def train_all(runs: list[GridRun], settings: Sweep, out: Path) -> list[str]:
         while waiting:
             time.sleep(0.5)
             if client.status != "running":
-                raise UserError("lost the connection to the dask scheduler: the same command goes on")
+                raise UserError("lost the connection to the dask scheduler: run the same command again to continue")
             if signals and not stopping:
                 stopping = True
                 display.line("stopping: the runs save checkpoints")
@@ -204,13 +207,15 @@ def train_all(runs: list[GridRun], settings: Sweep, out: Path) -> list[str]:
                 display.end(run, problem)
     if stopping:
         print_failures(failures)
-        raise Interrupted(f"stopped, and the runs in {out} are saved: the same command goes on", 128 + signals[0])
+        raise Interrupted(
+            f"stopped, and the runs in {out} are saved: run the same command again to continue", 128 + signals[0]
+        )
     return failures
 
 
 def end_at_once(number: int, frame: FrameType | None) -> NoReturn:
     """The handler of a second signal: end the program, and with it the workers on this machine."""
-    sentence = b"\nrun.py: stopped at once: the same command goes on from the last checkpoints\n"
+    sentence = b"\nrun.py: stopped at once: run the same command again to continue from the last checkpoints\n"
     with suppress(OSError, ValueError):  # no standard output
         os.write(sys.stdout.fileno(), sentence)  # `print` fails where the signal has interrupted another `print`
     os._exit(128 + number)

@@ -31,7 +31,7 @@ TASKS: dict[str, type[Experiment]] = {
 
 
 def paper_of(task: str) -> PaperResults:
-    """The paper's results; none for a task of one's own."""
+    """The paper's results; none for a task that a user has added."""
     return TASKS[task].paper if task in TASKS else {}
 
 
@@ -67,7 +67,7 @@ def train_seeds(task: str, runs: list[RunSettings]) -> None:
     if runs[0].resume and not started:
         raise UserError(f"cannot resume: {folders[0]} and the folders of the other seeds hold no run")
     if started and not runs[0].resume:
-        raise UserError(f"{started[0]} holds a run already: go on with it with --resume, or choose another --out")
+        raise UserError(f"{started[0]} holds a run already: continue it with --resume, or choose another --out")
     deadline = time.monotonic() + 60 * runs[0].max_minutes
     results = defaultdict(list)
     for settings, folder in zip(runs, folders, strict=True):
@@ -156,7 +156,7 @@ def _has_type(value: Any, hint: Any) -> bool:
 
 
 def is_started(folder: Path) -> bool:
-    """Whether a folder holds a run that --resume can go on with; the task gradients has several below it."""
+    """Whether a folder holds a run that --resume can continue; the task gradients has several below it."""
     return any(folder.rglob("config.json"))
 
 

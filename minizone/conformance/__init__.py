@@ -14,7 +14,7 @@ and inputs whose columns are examples. The adapter converts them, and gives NumP
 
         def step(self, x, h, c, train, seed):         # x (D, B); h, c (H, B); train: draw masks, else evaluate
             if seed is not None:                      # an integer in the first step of a sequence, then None:
-                seed_the_library(seed)                # the generator goes on
+                seed_the_library(seed)                # the generator is not seeded again
             return output, h, c                       # each (H, B)
 
         def initial(self, B):                         # optional: the states h, c (H, B) that the library starts from
@@ -24,7 +24,7 @@ and inputs whose columns are examples. The adapter converts them, and gives NumP
             return {"x": ..., "W_h": ...}             # training, by any of x, h, c, W_x, W_h, b; x (T, D, B)
 
 In place of `step` there may be `sequence(x, h, c, train, seed)`: from x (T, D, B) to the outputs (T, H, B), and to h
-and c, (T, H, B) or, where only the last ones are returned, (H, B). The kit never asks for a mask. A seed is enough,
+and c, (T, H, B) or, where only the last ones are returned, (H, B). The kit never needs a mask. A seed is enough,
 and without one all invariants but the gradient can be tested.
 
 adapters.py         `Function` and `Layer`: minizone itself

@@ -173,7 +173,7 @@ class NoNoise(ReadableLSTM):
 
 
 class CellMaskIsStateMask(ReadableLSTM):
-    """The mask of h also serves c."""
+    """The masks of h and c are made from the same random numbers."""
 
     whose = "the authors' pMNIST script, which draws a mask for c and throws it away"
     cost = "another regularizer: the shared mask, which did worse in the paper"
@@ -188,7 +188,7 @@ class SameMaskEachStep(ReadableLSTM):
     """All time steps of a sequence have the same mask."""
 
     whose = "TensorFlow #2789: with a seed, each unrolled step drew the same numbers"
-    cost = "a unit waits for the whole sequence or never"
+    cost = "a unit keeps its value for the whole sequence or never"
     caught_by = frozenset({"steps"})
 
     def training_masks(self, T, H, B, seed):
@@ -237,7 +237,7 @@ class MaskFromDropoutOfOnes(ReadableLSTM):
     """The mask is Dropout(ones), whose ones are rescaled to 1 / z."""
 
     whose = "MXNet #5567"
-    cost = "a state that waits is multiplied by 1 / z in each step and grows"
+    cost = "a state that is kept is multiplied by 1 / z in each step and grows"
     caught_by = frozenset({"either", "frequency"})
 
     def training_masks(self, T, H, B, seed):
@@ -252,7 +252,7 @@ class InvertedProbability(ReadableLSTM):
     """z is the probability of updating and not of keeping."""
 
     whose = "the authors' Theano gist; the flags of their char-PTB, word-PTB and text8 scripts"
-    cost = "z = 0.05 means that 95 % of the units wait"
+    cost = "z = 0.05 means that 95 % of the units are zoned out"
     caught_by = frozenset({"plain", "frozen", "cells only", "either", "frequency", "expectation"})
 
     def __init__(self, W_x, W_h, b, z_h, z_c):
@@ -288,7 +288,7 @@ class TanhOfZonedCell(ReadableLSTM):
     """h~ is made from the cell after zoneout and not from the candidate cell."""
 
     whose = "no published code that we know of; one writes it by updating c first"
-    cost = "h no longer follows its input where c waits, and evaluation is not the mean over the masks"
+    cost = "h no longer follows its input where c is kept, and evaluation is not the mean over the masks"
     caught_by = frozenset({"candidate", "either", "linear", "expectation"})
 
     def step(self, x, h, c, keep_h, keep_c, weights):
@@ -302,7 +302,7 @@ class KeptStateForgotten(ReadableLSTM):
     """The kept h is multiplied by the forget gate."""
 
     whose = "the authors' flag --ogates_zoneout"
-    cost = "a state that waits decays"
+    cost = "a state that is kept decays"
     caught_by = frozenset({"frozen", "either", "frequency", "expectation"})
 
     def step(self, x, h, c, keep_h, keep_c, weights):
@@ -313,7 +313,7 @@ class KeptStateForgotten(ReadableLSTM):
 
 
 class DroppedToZero(ReadableLSTM):
-    """Dropout of the state: a unit becomes 0 and does not wait."""
+    """Dropout of the state: a unit becomes 0 and does not keep its value."""
 
     whose = "no published code that we know of"
     cost = "the memory of the network"
@@ -375,7 +375,7 @@ class NewMaskInBackward(ReadableLSTM):
 
 
 class NoGradientThroughKept(ReadableLSTM):
-    """No gradient flows through a unit that waits."""
+    """No gradient flows through a unit that is zoned out."""
 
     whose = "no published code that we know of"
     cost = "the gradient to early time steps, which is what zoneout is for"

@@ -57,7 +57,9 @@ def read_prompt(prompt: str, unit: str, vocabulary: Sequence[str]) -> list[int]:
         symbols = [word for part in between_blanks for word in ([part] if part in index else cut_words(part))]
     for symbol in symbols:
         if symbol not in index:
-            raise UserError(f"--prompt has {symbol!r}, which is not among the {len(index):,} {unit} that the run knows")
+            raise UserError(
+                f"--prompt has {symbol!r}, which is not among the {len(index):,} {unit} of the run's vocabulary"
+            )
     return [index[symbol] for symbol in symbols]
 
 

@@ -36,7 +36,7 @@ class WordSettings(OwnTextSettings):
     """Number of words of --text that are kept, <eos> and <unk> included: the most frequent of the training text. Other
     words become <unk>."""
     tokenized: bool = False
-    """Cut --text at its blanks only, as PTB and WikiText want it. Without this, a word is a run of letters and digits,
+    """Cut --text at its blanks only, as in PTB and WikiText. Without this, a word is a run of letters and digits,
     also with an apostrophe or a hyphen inside, and each other mark is a word, as is each Chinese character and
     Japanese kana (Thai, without blanks, is better read by char-ptb). Upper case is kept; the end of a line is <eos>."""
 

@@ -31,7 +31,7 @@ FEWEST_PARTS = 8  # parts of a sequence from which on a second thread for the we
 
 @dataclass
 class StateGradients:
-    """The gradients that a backward pass meets on its way, for whoever wants to look at them.
+    """The gradients that a backward pass meets on its way, recorded for inspection.
 
     Give one to a recurrent function as ``record``. After ``backward``, ``states`` holds an array (T, H, B) for h and,
     in an LSTM, one for c: dLoss/d(state after zoneout) of every time step, all later steps included.
@@ -141,7 +141,7 @@ class Recurrence(Function):
         return not self.is_tokens and self.masks.hidden_mask is None and 2 * D <= H
 
     def load_weights(self, x: Array, W_x: Array, W_h: Array, b: Array) -> None:
-        """Bring the weights into the form that `project` and `pre_activations` want."""
+        """Bring the weights into the form that `project` and `pre_activations` need."""
         self.W_x, W_h, self.b = (weight.astype(self.dtype, copy=False) for weight in (W_x, W_h, b))
         if self.joined is not None:
             W_h = array_module(W_h).concatenate([W_h, self.b[:, None], self.W_x], axis=1)  # (G H, H + 1 + D)
@@ -150,7 +150,7 @@ class Recurrence(Function):
         self.W_h = self.workspace.load("W_h", W_h)
 
     def project(self, part: slice) -> None:
-        """``a[t] = W_x x_t + b`` for some time steps, where `pre_activations` wants it."""
+        """``a[t] = W_x x_t + b`` for some time steps, written where `pre_activations` reads it."""
         if self.joined is None:
             self.kernels.project(self.arrays[0][part], self.W_x, self.b, self.a[part])
 
@@ -203,7 +203,7 @@ class Recurrence(Function):
         return dx, *d_initial, *weights
 
     def load_weights_back(self, W_h: Array) -> None:
-        """Bring the weights into the form that `step_back` wants."""
+        """Bring the weights into the form that `step_back` needs."""
         self.W_h_T = self.workspace.load("W_h.T", array_module(W_h).ascontiguousarray(W_h.T))  # (H, G H)
 
     def gradients_of_step(

@@ -106,7 +106,7 @@ def new_run(folder: Path) -> Iterator[None]:
     """
     if (folder / "config.json").exists():
         raise UserError(
-            f"{folder} holds a run already: go on with `run.py resume {folder}`, or choose another folder (--out)"
+            f"{folder} holds a run already: continue it with `run.py resume {folder}`, or choose another folder (--out)"
         )
     for name in FILES:
         if (folder / name).exists():
@@ -195,7 +195,7 @@ def load_checkpoint(experiment: Experiment, optimizer: Optimizer, folder: Path) 
     path = folder / "last.safetensors"
     arrays, metadata = files.load_arrays(path)
     if "progress" not in metadata:
-        raise UserError(f"{path} is not a checkpoint of this run: it does not say where the run stands")
+        raise UserError(f"{path} is not a checkpoint of this run: it has no record of the progress of the run")
     try:
         experiment.model.load_state_dict(files.without_prefix("model", arrays))
         optimizer.load_state_dict(files.without_prefix("optimizer", arrays))
@@ -276,11 +276,11 @@ def load_best(experiment: Experiment, progress: Progress, folder: Path) -> None:
     path = folder / "best.safetensors"
     arrays, metadata = files.load_arrays(path)
     if "epoch" not in metadata:
-        raise UserError(f"{path} is not a checkpoint of this run: it does not say of which epoch it is")
+        raise UserError(f"{path} is not a checkpoint of this run: it does not say which epoch it is from")
     if metadata["epoch"] != progress.best_epoch:  # killed before the checkpoint, and resumed with fewer epochs
         raise UserError(
             f"{path} is of epoch {metadata['epoch']}, and the best of the {progress.epoch - 1} epochs that were trained"
-            f" is {progress.best_epoch}: go on with --epochs {metadata['epoch']} or more"
+            f" is {progress.best_epoch}: continue with --epochs {metadata['epoch']} or more"
         )
     experiment.model.load_state_dict(arrays)
 

@@ -94,7 +94,7 @@ def save_runs(root: Path, folder: Path) -> None:
         raise UserError(f"cannot save runs in {folder}: it is a file; give the name of a folder")
     if folder.resolve().is_relative_to(root.resolve()):
         raise UserError(
-            f"cannot save runs in {folder}: the next report of {root} would find each twice; choose another folder"
+            f"cannot save runs in {folder}: the next report of {root} would find each run twice; choose another folder"
         )
     contents: dict[Path, dict[str, Any]] = {}
     for run in find_runs(root):

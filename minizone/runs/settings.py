@@ -64,7 +64,7 @@ class RunSettings:
     resume: bool = False
     """Continue the run in that folder from its last checkpoint."""
     max_minutes: Annotated[float, Range(more_than=0, finite=False)] = math.inf
-    """Save a checkpoint and stop after this number of minutes; `run.py resume RUN` goes on."""
+    """Save a checkpoint and stop after this number of minutes; `run.py resume RUN` continues the run."""
     load_path: str | None = None
     """Start from the parameters in this safetensors file, with a new optimizer. The file is the best or last checkpoint
     of another run, or a PyTorch state dict with the names that `run.py export` writes."""

@@ -44,7 +44,7 @@ class Interrupted(Exception):
 
 
 class UpdateResult(NamedTuple):
-    """What is known after an update. On a GPU the numbers are arrays () that the host has not read yet."""
+    """What is known after an update. On a GPU the numbers are arrays () that have not been copied to the host."""
 
     loss: Array
     measure: Array | float  # see `minizone.runs.experiment.Measured`
@@ -113,7 +113,7 @@ def train(
         while progress.epoch <= settings.epochs and not progress.finished:
             batches = experiment.batches(progress.epoch)
             optimizer.learning_rate = experiment.learning_rate(progress.epoch)
-            results: list[UpdateResult] = []  # that the host has not read yet
+            results: list[UpdateResult] = []  # not yet copied to the host
             reason = ""  # to stop
             with progress_bar(progress, len(batches)) as bar:
                 for index in range(progress.update, len(batches)):
@@ -137,8 +137,8 @@ def train(
             if reason:
                 run_folder.save_checkpoint(experiment, optimizer, progress, folder)
                 raise Interrupted(
-                    f"{reason} in epoch {progress.epoch} after update {progress.update}; saved in {folder}; go on with"
-                    f" `run.py resume {folder}`, or with the same command and --resume",
+                    f"{reason} in epoch {progress.epoch} after update {progress.update}; saved in {folder}; continue"
+                    f" with `run.py resume {folder}`, or with the same command and --resume",
                     128 + signals[0] if signals else 0,
                 )
             finish_epoch(experiment, optimizer, progress, folder, say)
@@ -163,7 +163,7 @@ def train_on_batch(experiment: Experiment, optimizer: Optimizer, batch: Any, epo
 def read_results(results: Sequence[UpdateResult], progress: Progress, learning_rate: float, folder: Path) -> None:
     """Add the results of some updates to the sums of the epoch; UserError at the first loss or norm that is not finite.
 
-    On a GPU this waits until the updates are done, and copies all their numbers at once.
+    On a GPU this blocks until the updates are done, and copies all their numbers at once.
     """
     numbers = to_numbers([number for r in results for number in (r.loss, r.measure, r.grad_norm)])
     rows = np.reshape(numbers, (-1, 3)).tolist()

@@ -159,7 +159,7 @@ def test_report_writes_a_page_for_folders_and_for_saved_runs(program, runs, tmp_
     [
         ("--save file", "cannot save runs in file: it is a file; give the name of a folder"),
         ("--save file/x", "Not a directory: file/x"),
-        ("--save runs/x", "cannot save runs in runs/x: the next report of runs would find each twice"),
+        ("--save runs/x", "cannot save runs in runs/x: the next report of runs would find each run twice"),
         ("--html runs", "cannot write runs: it is a folder"),
         ("--html file/page.html", "cannot write file/page.html: Not a directory"),
     ],

@@ -136,7 +136,7 @@ def test_saving_refuses_to_lose_or_double_a_run_and_then_writes_nothing(tmp_path
     make_run(tmp_path / "others" / "b", z=0.5)
     (tmp_path / "file").touch()
     for inside in ("runs", "runs/saved"):
-        with pytest.raises(UserError, match="would find each twice"):
+        with pytest.raises(UserError, match="would find each run twice"):
             save_runs(tmp_path / "runs", tmp_path / inside)
     with pytest.raises(UserError, match="it is a file"):
         save_runs(tmp_path / "runs", tmp_path / "file")
