@@ -386,6 +386,7 @@ CLAIMS = [
         "4.4, Figure 6",
         "Zoneout carries gradient to early time steps better than dropout on recurrent connections, and than no noise",
         gradient_flow,
+        "The paper does not say which connections its dropout is on; as in the authors' script it is recurrent dropout",
         figure="figure6-gradients/gradients.png",
     ),
     Claim(
