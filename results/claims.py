@@ -157,10 +157,10 @@ def mean_rows(one: Group, column: str) -> np.ndarray:
 
 def catches_up(ahead: Group, behind: Group) -> bool:
     """Whether the distance between the best validation results so far, at the rate of the last fifth of the epochs,
-    would be 0 after as many epochs again."""
-    best_so_far = [np.minimum.accumulate(mean_rows(one, f"valid_{one.metric}")) for one in (ahead, behind)]
-    n = min(map(len, best_so_far))
-    distance = best_so_far[1][:n] - best_so_far[0][:n]  # (epochs,)
+    would be 0 after as many epochs again. Epochs that ``ahead`` has not been trained for count as without change."""
+    first, second = (np.minimum.accumulate(mean_rows(one, f"valid_{one.metric}")) for one in (ahead, behind))
+    n = len(second)
+    distance = second - np.pad(first, (0, n), mode="edge")[:n]  # (epochs,)
     last = max(1, n // 5)
     rate = (distance[-1 - last] - distance[-1]) / last if n > 1 else 0.0  # an epoch
     return distance[-1] > 0 and rate * n > distance[-1]

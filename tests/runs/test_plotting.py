@@ -62,7 +62,7 @@ def test_seeds_are_one_curve_with_a_band_over_the_seeds_that_are_there(axes, tmp
     (band,) = drawn.collections
     edges = {tuple(point) for point in band.get_paths()[0].vertices.round(6)}
     assert {(1, 3), (1, 5), (2, 2), (3, round(1.5 - 0.5**0.5, 6)), (3, round(1.5 + 0.5**0.5, 6))} <= edges
-    assert "over the seeds that are there" in drawn.figure.legends[0].get_title().get_text().replace("\n", " ")
+    assert "a band of one standard deviation" in drawn.figure.legends[0].get_title().get_text().replace("\n", " ")
 
 
 def test_an_epoch_that_is_not_a_number_is_a_gap_and_never_the_best(axes, tmp_path):
