@@ -46,14 +46,14 @@ if TYPE_CHECKING:  # importing dask takes a second: only a sweep that trains imp
     from distributed import Client, Event, Future
 
 CONNECT_SECONDS = 10  # to wait for the scheduler
-# Workers ignore signals, because Ctrl-C in a terminal reaches all processes, and workers still have to save.
+# Workers ignore signals: Ctrl-C, among others, sends them to all processes, but workers still have to save.
 IGNORE_SIGNALS = "import signal; [signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)]"
 LOCK_SECONDS = 30  # to wait for the lock of a worker that has just died: cluster file systems free it late
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Train the runs of a grid, several at a time, and make their tables and curves. Given again, it continues."""
+    """Train the runs of a grid, several at a time, and make their tables and curves. Repeat it to continue."""
 
     grid: tyro.conf.Positional[str]
     """The TOML file of the grid; sweeps/ has one for each table and figure of the paper."""
@@ -86,7 +86,7 @@ def main(arguments: list[str]) -> int:
         return 0
 
     free = free_space(out)
-    with run_folder.locked(out, "another sweep runs"):
+    with run_folder.locked(out, "another sweep is running"):
         left = [run for run in grid.runs if not is_finished(run)]
         started = sum(is_started(run.folder) for run in left)
         counts = {"finished": len(grid.runs) - len(left), "started": started, "new": len(left) - started}
@@ -200,7 +200,7 @@ def train_all(runs: list[GridRun], settings: Sweep, out: Path) -> list[str]:
                 problem = problem_of(future)
                 if problem and not stopping:
                     failures.append(f"{run.folder}: {problem}")
-                    problem = "stopped" if problem.startswith("stopped") else "failed"  # the end prints the reason
+                    problem = "stopped" if problem.startswith("stopped") else "failed"  # `main` prints the reason
                 display.end(run, problem)
     if stopping:
         print_failures(failures)
@@ -242,7 +242,7 @@ def connected(settings: Sweep, runs: int) -> Iterator[Client]:
                 print(f"{settings.scheduler} has no workers yet: the runs begin when workers connect")
             yield client
         return
-    # No warning that Python frees the semaphores of the workers after a second Ctrl-C.
+    # Suppress the warning that Python frees the semaphores of the workers after a second Ctrl-C.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
     dask.config.set({"distributed.scheduler.worker-saturation": 1.0})  # the first free worker gets the next run
     with (
@@ -270,8 +270,8 @@ def train_in_worker(
     """Train a run in a dask worker, from its checkpoint if it has one. Returns "", or why it has not finished.
 
     ``experiment`` can be a class of the user's program. Workers cannot import that, so dask sends the class itself.
-    ``stop`` is the name of the event that stops the run. ``here`` and ``environment`` are the working directory and the
-    environment variables of the sweep, so that relative paths and the data are the same.
+    ``stop`` is the name of the event that stops the run. ``here`` is the working directory of the sweep and ``environment``
+    its environment variables for the data, so that relative paths and the data are the same.
     """
     from distributed import Event
 

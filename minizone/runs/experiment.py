@@ -20,7 +20,7 @@ from minizone.runs.settings import RunSettings
 class Measured(NamedTuple):
     """The loss and the measure of a minibatch."""
 
-    loss: Tensor  # a scalar with all penalties; the gradient is the gradient of this
+    loss: Tensor  # a scalar with all penalties, which is differentiated
     measure: Array | float  # mean without penalties, for `Experiment.score`; an array has shape ()
     n: int  # number of values in that mean
 

@@ -100,7 +100,7 @@ def locked(folder: Path, already: str = "another process is training") -> Iterat
 def new_run(folder: Path) -> Iterator[None]:
     """A context for a new run: an exception before its first checkpoint removes its files.
 
-    The same command can then be given again. Raises UserError if the folder already has files of a run, and keeps them.
+    The same command can then be given again. Raises UserError, and keeps all files, if the folder already has a run.
     """
     if (folder / "config.json").exists():
         raise UserError(
@@ -193,7 +193,7 @@ def load_checkpoint(experiment: Experiment, optimizer: Optimizer, folder: Path) 
     path = folder / "last.safetensors"
     arrays, metadata = files.load_arrays(path)
     if "progress" not in metadata:
-        raise UserError(f"{path} is not a checkpoint of this run: it has no counters of a run")
+        raise UserError(f"{path} is not a checkpoint of this run: it has no epoch and update counters")
     try:
         experiment.model.load_state_dict(files.without_prefix("model", arrays))
         optimizer.load_state_dict(files.without_prefix("optimizer", arrays))

@@ -101,7 +101,7 @@ class Group:
 
     @property
     def paper(self) -> str | None:
-        """`row_of_paper` if its results are comparable; None if it is None, or if the data are not the paper's."""
+        """`row_of_paper` if the data are the paper's, so that the results are comparable; else None."""
         return self.row_of_paper if self.row_of_paper in self.config["reference"] else None
 
     def best_valid(self) -> list[Result]:

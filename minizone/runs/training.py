@@ -36,7 +36,7 @@ Stop = Callable[[], bool]
 
 
 class Interrupted(Exception):
-    """The run was stopped after it wrote a checkpoint. ``status`` is the exit status of the program."""
+    """The run has written a checkpoint and stopped. ``status`` is the exit status of the program."""
 
     def __init__(self, message: str, status: int):
         super().__init__(message)
