@@ -1,4 +1,4 @@
-"""`run.py conformance MODULE:ADAPTER`: test an implementation of zoneout."""
+"""`run.py conformance MODULE:ADAPTER`: is this zoneout correct?"""
 
 from __future__ import annotations
 

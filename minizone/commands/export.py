@@ -158,7 +158,9 @@ def run_to_compare(run: Path) -> tuple[Experiment, dict[str, float]]:
     if not isinstance(settings, TextSettings | PMNISTSettings):
         raise UserError(f"--check is for language models and pmnist, but {run} is a run of {task}")
     if not (run / "summary.json").exists():
-        raise UserError(f"{run} has not finished, so there is no result yet: continue it with `run.py resume {run}`")
+        raise UserError(
+            f"{run} has not ended, so there is no result to compare with: continue it with `run.py resume {run}`"
+        )
     experiment = TASKS[task](replace(settings, device="cpu"))
     tested, data = files.read_json(run / "config.json")["dataset"], experiment.data
     if tested != {"name": data.name, "sha256": data.sha256}:

@@ -28,11 +28,11 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 }
 LEAST_COLUMNS = 50  # of --help: tyro does not end with 5, and prints one letter a line with 24
 USAGE = """usage: python run.py TASK [flags]          train; the flags of a task: python run.py TASK --help
-       python run.py resume RUN            continue a run, with the flags in its config.json
+       python run.py resume RUN            continue a run; its flags are in its config.json
        python run.py plot RUN [RUN ...]    learning curves of runs
        python run.py report [RUNS_DIR]     tables of runs
        python run.py sample RUN            text from a trained language model
-       python run.py conformance MODULE:ADAPTER    test an implementation (minizone/conformance/__init__.py)
+       python run.py conformance MODULE:ADAPTER    is this zoneout correct? (minizone/conformance/__init__.py)
        python run.py export RUN            weights and model of a run for PyTorch; --load-path reads them back
        python run.py sweep GRID.toml       a grid of runs, several at a time, also on a cluster (docs/sweeps.md)
 
@@ -73,7 +73,9 @@ def main(arguments: list[str]) -> int:
         print_sentence(f"{reason}: {error.filename}" if error.filename else reason, sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print_sentence("stopped; if there is a checkpoint, continue with `run.py resume RUN`", sys.stdout)
+        print_sentence(
+            "stopped; a checkpoint, if there is one, is complete: continue with `run.py resume RUN`", sys.stdout
+        )
         return 130
     except Interrupted as stop:
         print_sentence(str(stop), sys.stdout)

@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
             raise UserError(f"{folder} is a part of a run: give the folder above it, {folder.absolute().parent}")
     settings = parse(type(before), flags, "resume", before)
     if settings.out is not None:
-        raise UserError("resume: --out cannot change: the run continues in its own folder")
+        raise UserError("resume: --out cannot change: a run continues in its own folder")
     settings.check()
     if is_finished(folder, settings):
         refuse_changes(folder, asdict(before), asdict(settings))

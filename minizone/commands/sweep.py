@@ -1,6 +1,6 @@
 """`run.py sweep GRID.toml`: a grid of runs, several at a time, on this machine or on a cluster. See docs/sweeps.md.
 
-Each run is a task of dask.distributed, and trains in the process of its worker. If that process dies, the kernel
+Each run is a task of dask.distributed, and trains in the process of its worker. When that process dies, the kernel
 frees the lock of the run folder, dask gives the task to another worker, and the run continues from its checkpoint.
 """
 
@@ -53,7 +53,10 @@ LOCK_SECONDS = 30  # to wait for the lock of a worker that has just died: cluste
 
 @dataclass(frozen=True)
 class Sweep:
-    """Train the runs of a grid, several at a time, and make their tables and curves. Repeat it to continue."""
+    """Train the runs of a grid, several at a time, and make their tables and curves.
+
+    The same command continues a sweep that was stopped.
+    """
 
     grid: tyro.conf.Positional[str]
     """The TOML file of the grid; sweeps/ has one for each table and figure of the paper."""
@@ -187,7 +190,7 @@ def train_all(runs: list[GridRun], settings: Sweep, out: Path) -> list[str]:
         while waiting:
             time.sleep(0.5)
             if client.status != "running":
-                raise UserError("lost the connection to the dask scheduler: give the same command again to continue")
+                raise UserError("lost the connection to the dask scheduler: run the same command again to continue")
             if signals and not stopping:
                 stopping = True
                 display.line("stopping: the runs are saving checkpoints")
@@ -204,13 +207,15 @@ def train_all(runs: list[GridRun], settings: Sweep, out: Path) -> list[str]:
                 display.end(run, problem)
     if stopping:
         print_failures(failures)
-        raise Interrupted(f"stopped; the runs in {out} are saved: the same command continues", 128 + signals[0])
+        raise Interrupted(
+            f"stopped, and the runs in {out} are saved: run the same command again to continue", 128 + signals[0]
+        )
     return failures
 
 
 def end_at_once(number: int, frame: FrameType | None) -> NoReturn:
     """The handler of a second signal: end the program, and with it the workers on this machine."""
-    sentence = b"\nrun.py: stopped at once: the same command continues from the last checkpoints\n"
+    sentence = b"\nrun.py: stopped at once: run the same command again to continue from the last checkpoints\n"
     with suppress(OSError, ValueError):  # no standard output
         os.write(sys.stdout.fileno(), sentence)  # `print` fails if the signal has interrupted another `print`
     os._exit(128 + number)
@@ -270,8 +275,8 @@ def train_in_worker(
     """Train a run in a dask worker, from its checkpoint if it has one. Returns "", or why it has not finished.
 
     ``experiment`` can be a class of the user's program. Workers cannot import that, so dask sends the class itself.
-    ``stop`` is the name of the event that stops the run. ``here`` is the working directory of the sweep and ``environment``
-    its environment variables for the data, so that relative paths and the data are the same.
+    ``stop`` is the name of the event that stops the run. ``here`` and ``environment`` are the working directory of the
+    sweep and its environment variables for the data, so that relative paths and the data are the same.
     """
     from distributed import Event
 

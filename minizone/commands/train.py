@@ -31,7 +31,7 @@ TASKS: dict[str, type[Experiment]] = {
 
 
 def paper_of(task: str) -> PaperResults:
-    """The paper's results for a task; {} for a task that is not in ``TASKS``."""
+    """The paper's results; none for a task that a user has added."""
     return TASKS[task].paper if task in TASKS else {}
 
 
@@ -156,7 +156,7 @@ def _has_type(value: Any, hint: Any) -> bool:
 
 
 def is_started(folder: Path) -> bool:
-    """Whether a folder holds a run that --resume can continue. The task gradients has several runs below it."""
+    """Whether a folder holds a run that --resume can continue; the task gradients has several below it."""
     return any(folder.rglob("config.json"))
 
 

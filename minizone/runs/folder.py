@@ -193,7 +193,7 @@ def load_checkpoint(experiment: Experiment, optimizer: Optimizer, folder: Path) 
     path = folder / "last.safetensors"
     arrays, metadata = files.load_arrays(path)
     if "progress" not in metadata:
-        raise UserError(f"{path} is not a checkpoint of this run: it has no epoch and update counters")
+        raise UserError(f"{path} is not a checkpoint of this run: it has no record of the progress of the run")
     try:
         experiment.model.load_state_dict(files.without_prefix("model", arrays))
         optimizer.load_state_dict(files.without_prefix("optimizer", arrays))
@@ -274,7 +274,7 @@ def load_best(experiment: Experiment, progress: Progress, folder: Path) -> None:
     path = folder / "best.safetensors"
     arrays, metadata = files.load_arrays(path)
     if "epoch" not in metadata:
-        raise UserError(f"{path} is not a checkpoint of this run: it has no epoch")
+        raise UserError(f"{path} is not a checkpoint of this run: it does not say which epoch it is from")
     if metadata["epoch"] != progress.best_epoch:  # killed before the checkpoint, and resumed with fewer epochs
         raise UserError(
             f"{path} is from epoch {metadata['epoch']}, but the best of the {progress.epoch - 1} trained epochs"

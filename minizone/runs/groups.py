@@ -105,7 +105,7 @@ class Group:
         return self.row_of_paper if self.row_of_paper in self.config["reference"] else None
 
     def best_valid(self) -> list[Result]:
-        """The best validation result of each run. Unfinished runs that have none are left out."""
+        """The validation result of each run in its best epoch; a run that has none yet is left out."""
         rows = [row for row in map(best_row, self.runs) if row]
         return [(row[f"valid_{self.metric}"], row.get("difficulty")) for row in rows]
 
@@ -162,7 +162,7 @@ def command(config: dict[str, Any]) -> str:
 
 
 def best_row(run: Run) -> Row | None:
-    """The row of the best epoch; in an unfinished run, among those of the last difficulty. None if all are NaN."""
+    """The row of the best epoch; of a run that has not ended, among its last difficulty. None if all are NaN."""
     rows, valid = run["rows"], f"valid_{run['config']['metric']}"
     if run["summary"]:
         return next(row for row in rows if row["epoch"] == run["summary"]["best_epoch"])

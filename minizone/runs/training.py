@@ -44,7 +44,7 @@ class Interrupted(Exception):
 
 
 class UpdateResult(NamedTuple):
-    """The results of an update. On a GPU they are arrays of shape () that are not yet copied to the host."""
+    """What is known after an update. On a GPU the numbers are arrays () that have not been copied to the host."""
 
     loss: Array
     measure: Array | float  # see `minizone.runs.experiment.Measured`
@@ -163,7 +163,7 @@ def train_on_batch(experiment: Experiment, optimizer: Optimizer, batch: Any, epo
 def read_results(results: Sequence[UpdateResult], progress: Progress, learning_rate: float, folder: Path) -> None:
     """Add the results of updates to the sums of the epoch. Raises UserError if a loss or norm is not finite.
 
-    On a GPU this waits until the updates are done, and copies all their numbers to the host at once.
+    On a GPU this blocks until the updates are done, and copies all their numbers at once.
     """
     numbers = to_numbers([number for r in results for number in (r.loss, r.measure, r.grad_norm)])
     rows = np.reshape(numbers, (-1, 3)).tolist()

@@ -219,7 +219,7 @@ def test_check_ends_with_1_when_the_results_differ(program, run, capsys):
 @pytest.mark.parametrize(
     ("file", "changed", "sentence"),
     [
-        ("summary.json", None, "has not finished"),
+        ("summary.json", None, "has not ended"),
         ("config.json", {"dataset": {"name": "PTB", "sha256": {}}}, "was tested on PTB, which is not the Python"),
     ],
 )

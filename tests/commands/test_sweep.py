@@ -116,7 +116,9 @@ def test_a_signal_to_all_processes_saves_the_run_and_the_same_command_goes_on(tm
         text, _ = process.communicate(timeout=60)
         assert process.returncode == 128 + number and begins.format(out=out) in text, text
         assert re.search(r"lstm-seed1: stopped in epoch \d+ after update \d+\n", text), text
-        assert text.endswith(f"run.py: stopped; the runs in {out} are saved: the same command continues\n")
+        assert text.endswith(
+            f"run.py: stopped, and the runs in {out} are saved: run the same command again to continue\n"
+        )
         rows = len(read_rows(log))
     assert not list(out.rglob("summary.json")) and not list(out.rglob("lock"))
 
@@ -132,7 +134,7 @@ def test_one_sweep_a_folder_and_a_second_ctrl_c_ends_it_with_a_sentence(tmp_path
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.15)
     text, _ = process.communicate(timeout=60)
-    sentence = "run.py: stopped at once: the same command continues from the last checkpoints\n"
+    sentence = "run.py: stopped at once: run the same command again to continue from the last checkpoints\n"
     assert process.returncode == 130 and text.endswith(sentence), text
     done = command("sweep", grid, "--out", out)
     assert done.returncode == 0 and f"1 run in {out}: 1 started\n" in done.stdout, done.stdout + done.stderr
