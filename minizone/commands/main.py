@@ -33,7 +33,7 @@ USAGE = """usage: python run.py TASK [flags]          train; the flags of a task
        python run.py report [RUNS_DIR]     tables of runs
        python run.py sample RUN            text from a trained language model
        python run.py conformance MODULE:ADAPTER    is this zoneout correct? (minizone/conformance/__init__.py)
-       python run.py export RUN            weights and model of a run for PyTorch; --load-path reads them back
+       python run.py export RUN            weights and model of a run for PyTorch; --load-path takes them back
        python run.py sweep GRID.toml       a grid of runs, several at a time, also on a cluster (docs/sweeps.md)
 
 tasks (sections of the paper):

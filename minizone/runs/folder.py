@@ -277,7 +277,7 @@ def load_best(experiment: Experiment, progress: Progress, folder: Path) -> None:
         raise UserError(f"{path} is not a checkpoint of this run: it does not say which epoch it is from")
     if metadata["epoch"] != progress.best_epoch:  # killed before the checkpoint, and resumed with fewer epochs
         raise UserError(
-            f"{path} is from epoch {metadata['epoch']}, but the best of the {progress.epoch - 1} trained epochs"
+            f"{path} is of epoch {metadata['epoch']}, and the best of the {progress.epoch - 1} epochs that were trained"
             f" is {progress.best_epoch}: continue with --epochs {metadata['epoch']} or more"
         )
     experiment.model.load_state_dict(arrays)

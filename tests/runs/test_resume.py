@@ -121,7 +121,7 @@ def test_the_best_parameters_are_not_those_of_an_epoch_that_was_lost_with_its_ch
     run(tmp_path / "run", epochs=2, resume=True)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["best_epoch"] == 2
     (tmp_path / "run" / "last.safetensors").write_bytes(checkpoint)
-    with pytest.raises(UserError, match=r"best\.safetensors is from epoch 2, but the best of the 1 trained .* is 1"):
+    with pytest.raises(UserError, match=r"best\.safetensors is of epoch 2, and the best of the 1 epochs .* is 1"):
         run(tmp_path / "run", epochs=1, resume=True)
 
 
