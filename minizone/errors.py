@@ -1,5 +1,5 @@
-"""The errors a person can make: `run.py` prints them as one line on stderr and ends with status 2."""
+"""Errors that the user can correct. `run.py` prints them as one line on stderr and exits with status 2."""
 
 
 class UserError(ValueError):
-    """Something outside the program is wrong and the message says what to do about it."""
+    """Something outside the program is wrong. The message says what it is and what to do."""

@@ -42,14 +42,14 @@ Evidence = tuple[str, str]  # what was found, and the verdict
 
 @dataclass(frozen=True)
 class Less:
-    """The result of the runs ``less`` is below that of the runs ``more``. Names: "folder/run", without the seed."""
+    """The runs ``less`` have a lower result than the runs ``more``. Their names are "folder/run", without the seed."""
 
     less: str
     more: str
     split: str = "valid"
 
     def groups(self) -> list[Group]:
-        """Those of the two that have been run."""
+        """The groups of the two that have been run."""
         return [one for one in (group(self.less), group(self.more)) if one]
 
     def verdict(self) -> str:
@@ -88,7 +88,7 @@ class Claim:
 
 
 def compare(comparisons: list[Less]) -> Evidence:
-    """The numbers of all comparisons that can be made, and what they say together."""
+    """The results of all comparisons that have been run, and their joint verdict."""
     made = [each for each in comparisons if len(each.groups()) == 2]
     if not made:
         return "", NOT_RUN
@@ -142,7 +142,7 @@ def short_name(one: Group) -> str:
 
 
 def scale(one: Group) -> str:
-    """In what the runs are smaller than the paper's: "" when in nothing."""
+    """The settings in which the runs are smaller than the paper's; "" if there are none."""
     settings = one.config["settings"]
     paper = asdict(TASKS[one.config["task"]].presets["paper"])
     less = [name for name in SIZE if name in paper and settings[name] != paper[name]]
@@ -150,7 +150,7 @@ def scale(one: Group) -> str:
 
 
 def mean_rows(one: Group, column: str) -> np.ndarray:
-    """A column of the logs, the mean over the seeds, for the epochs that all have: (epochs,)."""
+    """A column of the logs, (epochs,): means over the seeds, for the epochs that all seeds have."""
     columns = [[row[column] for row in run["rows"]] for run in one.runs]
     return np.array([statistics.mean(values) for values in zip(*columns, strict=False)])
 
@@ -170,7 +170,7 @@ def catches_up(ahead: Group, behind: Group) -> bool:
 
 
 def training_time() -> Evidence | None:
-    """In which epoch zoneout reaches the best validation result of the run without it."""
+    """The epoch in which zoneout reaches the best validation result of the run without it."""
     found = []
     for name, plain, zoneout in (
         ("LSTM", "table1-char-ptb/unregularized", "table1-char-ptb/zoneout"),
@@ -214,7 +214,7 @@ def static_identity() -> Evidence | None:
 
 
 def gradient_flow() -> Evidence | None:
-    """The share of the gradient norms of c that is in the first half of the sequence, after an epoch."""
+    """The share of the gradient norms of c in the first half of the sequence, after the last epoch."""
     path = RESULTS / "figure6-gradients" / "gradients.npz"
     if not path.exists():
         return None
@@ -433,7 +433,7 @@ RACES = [  # pairs of runs, without and with zoneout; of each task the largest f
 
 
 def crossover(plain: Group, zoneout: Group) -> list[str]:
-    """The cells of a race: from which epoch on the validation of zoneout stays ahead, and both best results."""
+    """The cells of a race: the epoch from which zoneout stays ahead in validation, and both best results."""
     without, with_zoneout = (mean_rows(one, f"valid_{one.metric}") for one in (plain, zoneout))
     n = min(len(without), len(with_zoneout))
     behind = np.flatnonzero(with_zoneout[:n] >= without[:n])
@@ -471,7 +471,7 @@ def crossover_table(*flags: str) -> str:
 
 
 def summary() -> str:
-    """How many claims have which verdict, in one sentence."""
+    """The number of claims with each verdict, in one sentence."""
     verdicts = [claim.row()[-1] for claim in CLAIMS]
     counts = {kind: sum(verdict.startswith(kind) for verdict in verdicts) for kind in VERDICTS}
     one_seed = sum(verdict.startswith("reproduced") and "one seed" in verdict for verdict in verdicts)

@@ -1,10 +1,10 @@
-"""Make the figures, the tables in all pages and results/page.html anew, from the JSON files of the runs.
+"""Make the figures, the tables in all pages, and results/page.html from the JSON files of the runs.
 
     python results/make.py
 
-A table stands in a page between <!-- table: python PROGRAM ARGUMENTS --> and <!-- end -->, and is what that program
-prints. A figure stands between <!-- figure: CAPTION: PROGRAM ARGUMENTS --out FILE --> and <!-- end -->, and is drawn
-when its command or its runs have changed (results/figures.json). Runs that are still to be made leave a gap.
+A table is between <!-- table: python PROGRAM ARGUMENTS --> and <!-- end --> in a page. It is the output of that
+program. A figure is between <!-- figure: CAPTION: PROGRAM ARGUMENTS --out FILE --> and <!-- end -->. It is drawn again
+if its command or its runs have changed (results/figures.json). Runs that do not exist yet leave a gap.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ PAGES = ("README.md", "results/README.md", "benchmarks/README.md", "chapters/REA
 TABLE = re.compile(r"(<!-- table: python (\S+(?: report)?)(?: (.+?))? -->\n)(?:.|\n)*?(<!-- end -->)")
 FIGURE = re.compile(r"(<!-- figure: (.+?): (plot|gradients|semantic) (.+?) --out (\S+) -->\n)(?:.|\n)*?(<!-- end -->)")
 PAGE = "results/page.html"
-FIGURES = "results/figures.json"  # from figures to the hashes of what they were made from
+FIGURES = "results/figures.json"  # from figures to hashes of their commands and runs
 
 
 # ---- tables
 
 
 def table_of_runs(folder: str, *flags: str) -> str:
-    """What `run.py report FOLDER [--short]` prints."""
+    """The output of `run.py report FOLDER [--short]`."""
     if not any(Path(folder).glob("*.json")):
         return "Not yet run.\n"
     return report(Path(folder), short=paper_of if "--short" in flags else None)
 
 
 def table_of_chapters(*arguments: str) -> str:
-    """What `chapters/all.py` prints, as a process of its own: it changes matplotlib's settings."""
+    """The output of `chapters/all.py`, in a separate process, because it changes matplotlib's settings."""
     command = [sys.executable, "chapters/all.py", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
@@ -68,7 +68,7 @@ PROGRAMS: dict[str, Callable[..., str]] = {
 
 @cache
 def table(program: str, arguments: str) -> str:
-    """What a program prints."""
+    """The output of a program."""
     return PROGRAMS[program](*arguments.split())
 
 
@@ -77,20 +77,20 @@ def table(program: str, arguments: str) -> str:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of a page: how it is drawn, from which files and with which flags, and where it is written."""
+    """A figure of a page: the program that draws it, its runs and flags, and its file."""
 
     program: str
     arguments: str
     out: str
 
     def files(self) -> list[Path]:
-        """The files of runs that it is made from; [] while there are none of those named first."""
+        """The files of the runs in the figure; [] if there are none for the first name."""
         names = [name for name in self.arguments.split() if name.startswith("results/")]
         found = [sorted(ROOT.glob(name)) for name in names]
         return [path.relative_to(ROOT) for paths in found for path in paths] if found[0] else []
 
     def ingredients(self) -> str:
-        """A hash of all it is made from."""
+        """A hash of the command and the runs."""
         digest = hashlib.sha256(f"{self.program} {self.arguments}".encode())
         for path in self.files():
             digest.update((ROOT / path).read_bytes())
@@ -109,13 +109,13 @@ class Figure:
 
 
 def figures() -> list[Figure]:
-    """All figures of the pages for which there are runs."""
+    """All figures of the pages, except those without runs."""
     found = [Figure(*match.group(3, 4, 5)) for page in PAGES for match in FIGURE.finditer(read(page))]
     return [each for each in found if each.files()]
 
 
 def draw_figures() -> None:
-    """Draw the figures whose command or runs have changed, and note what all were made from."""
+    """Draw the figures whose command or runs have changed, and write the hashes of all figures."""
     known = json.loads(read(FIGURES)) if (ROOT / FIGURES).exists() else {}
     made = {each.out: each.ingredients() for each in figures()}
     for each in figures():
@@ -133,7 +133,7 @@ def read(page: str) -> str:
 
 
 def filled(page: str) -> str:
-    """A page with all its tables and figures."""
+    """The text of a page with all its tables and figures."""
 
     def image(match: re.Match[str]) -> str:
         begin, caption, out, end = match.group(1, 2, 5, 6)

@@ -13,13 +13,13 @@ from minizone.runs.files import write_whole
 
 @dataclass(frozen=True)
 class Conformance:
-    """Is THIS a correct zoneout? Ends with status 0 when all invariants pass, with 1 when one fails."""
+    """Test an implementation of zoneout. The exit status is 0 if all invariants pass, and 1 if one fails."""
 
     adapter: tyro.conf.Positional[str]
-    """MODULE:ADAPTER, a class that makes the implementation runnable (minizone/conformance/__init__.py has an example);
-    MODULE is a .py file or an importable module, for example minizone.conformance:Layer."""
+    """MODULE:ADAPTER, a class that runs the implementation (minizone/conformance/__init__.py has an example). MODULE is
+    a .py file or an importable module, for example minizone.conformance:Layer."""
     save: str | None = None
-    """Also write the table, below the name of the adapter, into this file."""
+    """Also write the command and the table to this file."""
 
 
 def main(arguments: list[str]) -> int:

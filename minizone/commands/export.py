@@ -1,4 +1,4 @@
-"""`run.py export RUN`: the best weights of a run as a state dict of PyTorch, and the module that they fit."""
+"""`run.py export RUN`: the best weights of a run as a PyTorch state dict, and the module that they fit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from minizone.runs import files, torch_names
 from minizone.runs.experiment import Experiment
 from minizone.runs.groups import OFF
 
-NOT_IN_TORCH = (  # settings that change what a trained network computes in evaluation, and that PyTorch does not have
+NOT_IN_TORCH = (  # settings that change the evaluation of a trained network, and that PyTorch does not have
     "z_prob_cells", "z_prob_states", "drop_prob_igates", "input_drop", "output_gate", "ogates_zoneout", "static_mask",
     "summarize",
 )  # fmt: skip
@@ -31,17 +31,17 @@ TOLERANCE = 1e-4  # of --check, relative
 
 @dataclass(frozen=True)
 class Export:
-    """Write the best weights of a run as a state dict of PyTorch, in safetensors, and beside it torch_model.py.
+    """Write the best weights of a run as a PyTorch state dict (safetensors), and torch_model.py beside it.
 
-    torch_model.py is the model in PyTorch, with zoneout in training and its expectation in evaluation; its head says
-    how it is used. Without zoneout, the weights fit torch.nn.LSTM too. To read the file back: --load-path FILE of the
-    same task.
+    torch_model.py is the model in PyTorch, with zoneout in training and its expectation in evaluation. Its docstring
+    shows how to use it. Without zoneout, the weights also fit torch.nn.LSTM. To read the file back, give --load-path
+    FILE to the same task.
     """
 
     run: tyro.conf.Positional[str]
     """The folder of the run."""
     out: str | None = None
-    """The file; without it torch.safetensors in the folder of the run."""
+    """File to write. The default is torch.safetensors in the folder of the run."""
     check: bool = False
     """Test the model in PyTorch on the test data of the run, and compare with summary.json. Status 1: they differ."""
 
@@ -60,13 +60,13 @@ def main(arguments: list[str]) -> int:
     differ = False
     for name, value in experiment.test().items():
         same = math.isclose(value, expected[name], rel_tol=TOLERANCE)
-        print(f"{name}: minizone {expected[name]:.6f}, PyTorch {value:.6f}{'' if same else ', which differ'}")
+        print(f"{name}: minizone {expected[name]:.6f}, PyTorch {value:.6f}{'' if same else ': they differ'}")
         differ = differ or not same
     return 1 if differ else 0
 
 
 def export(run: Path, out: Path) -> str:
-    """Write the best parameters of a run in PyTorch's names, and the module; returns a sentence about the files."""
+    """Write the best parameters of a run under PyTorch's names, and the module. Returns a sentence about the files."""
     task, settings = settings_of_run(run)
     parameters, _ = files.load_arrays(run / "best.safetensors")
     try:
@@ -83,7 +83,7 @@ def export(run: Path, out: Path) -> str:
     sentence = f"{out}: {layers[settings.rnn_type]}"
     if evaluation:
         flags = ", ".join(f"--{name.replace('_', '-')} {value}" for name, value in evaluation.items())
-        sentence += f"; it needs {flags} in evaluation too"
+        sentence += f"; in evaluation it also needs {flags}"
     metadata: dict[str, Any] = {"module": layers[settings.rnn_type], "task": task, "evaluation": evaluation}
     if not isinstance(settings, TextSettings | PMNISTSettings):
         files.save_arrays(out, arrays, **metadata)
@@ -92,7 +92,7 @@ def export(run: Path, out: Path) -> str:
     source = Path(torch_names.__file__).with_name(MODULE).read_bytes()
     module = out.with_name(MODULE)
     if module.exists() and module.read_bytes() != source:
-        raise UserError(f"{module} exists and is another file: move it, or give another folder with --out")
+        raise UserError(f"{module} exists with other content: move it, or choose another folder with --out")
     if settings.static_mask:
         arrays |= static_masks(TASKS[task](settings))
     files.save_arrays(out, arrays, **metadata, model=arguments_of_model(settings, arrays))
@@ -130,7 +130,7 @@ def arguments_of_model(settings: TextSettings | PMNISTSettings, arrays: dict[str
 
 
 def static_masks(experiment: Experiment) -> dict[str, np.ndarray]:
-    """The static masks of every layer, ``rnn.keep_h_l0`` and so on, each (n, 1, H)."""
+    """The static masks of every layer, ``rnn.keep_h_l0`` and so on, each (n, 1, H), or (n, 1, 1) for whole layers."""
     masks = {}
     for k, layer in enumerate(experiment.model.rnn.layers):
         n, H = layer.zoneout.static_steps, 1 if layer.zoneout.whole_layer else layer.W_h.shape[1]
@@ -144,7 +144,7 @@ def static_masks(experiment: Experiment) -> dict[str, np.ndarray]:
 
 
 def import_torch_model() -> Any:
-    """The module `minizone.runs.torch_model`; UserError without PyTorch."""
+    """Import `minizone.runs.torch_model`. Raises UserError without PyTorch."""
     try:
         from minizone.runs import torch_model
     except ImportError as error:
@@ -153,10 +153,10 @@ def import_torch_model() -> Any:
 
 
 def run_to_compare(run: Path) -> tuple[Experiment, dict[str, float]]:
-    """The experiment of a run, on the CPU, and its summary; UserError without one, or for other data."""
+    """The experiment of a run, on the CPU, and its summary. Raises UserError without a summary or on other data."""
     task, settings = settings_of_run(run)
     if not isinstance(settings, TextSettings | PMNISTSettings):
-        raise UserError(f"--check is for language models and pmnist, and {run} is a run of {task}")
+        raise UserError(f"--check is for language models and pmnist, but {run} is a run of {task}")
     if not (run / "summary.json").exists():
         raise UserError(
             f"{run} has not ended, so there is no result to compare with: continue it with `run.py resume {run}`"
@@ -171,15 +171,15 @@ def run_to_compare(run: Path) -> tuple[Experiment, dict[str, float]]:
 
 
 class InTorch:
-    """A model in PyTorch in the place of an experiment's own, whose examples are columns."""
+    """A PyTorch model that replaces the model of an experiment, whose examples are columns."""
 
-    normalized_layers = ()  # of pmnist
+    normalized_layers = ()  # pmnist reads it
 
     def __init__(self, model: Any):
         self.model = model
 
     def __call__(self, x: np.ndarray, state: Any = None) -> tuple[Tensor, Any]:
-        """The scores (T, V, B), or (V, B), of tokens (T, B) or pixels (T, 1, B), and the last states of PyTorch."""
+        """The scores (T, V, B) of tokens (T, B), or (V, B) of pixels (T, 1, B), and the last states of PyTorch."""
         import torch
 
         inputs = torch.tensor(x.astype(np.int64) if x.ndim == 2 else x.transpose(0, 2, 1))
@@ -187,4 +187,4 @@ class InTorch:
             scores, last = self.model(inputs, state)
         return Tensor(scores.numpy().swapaxes(-1, -2)), last
 
-    evaluate = __call__  # of language models
+    evaluate = __call__  # language models call it

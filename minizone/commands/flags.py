@@ -1,4 +1,4 @@
-"""Flags of the command line to a dataclass of settings."""
+"""Parse the flags of the command line into a dataclass of settings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from minizone.errors import UserError
 
 Settings = TypeVar("Settings")
 
-GROUPS = {  # of --help; a setting that is in none of them is in the group of its task
+GROUPS = {  # of --help; all other settings are in the group of their task
     "run": "preset device seed out resume epochs patience max_minutes load_path test_cost",
     "data": "dataset data_dir offline text valid_text test_text vocabulary_size tokenized ptb_form seq_len augment"
     " train_symbols eval_symbols permutation unpermuted pool train_examples eval_examples",
@@ -35,11 +35,11 @@ GROUPS = {  # of --help; a setting that is in none of them is in the group of it
 
 
 def parse(kind: type[Settings], arguments: list[str], command: str, default: Any = None) -> Settings:
-    """The settings that the arguments name; fields without a flag are those of ``default``.
+    """Parse arguments into settings of type ``kind``. Fields without a flag have the values of ``default``.
 
-    With ``default``, --help has the flags in groups. Flags can be written with hyphens or with underscores, and the
-    last of two values counts. Raises UserError, in one sentence, for flags and values that ``kind`` does not have, and
-    for an empty --out or --save.
+    With ``default``, --help shows the flags in groups. Flags can be written with hyphens or with underscores. The last
+    value of a flag counts. Raises UserError, in one sentence, for flags and values that ``kind`` does not have, and for
+    an empty --out or --save.
     """
     for word in arguments:
         if problem := unknown_flag(word, kind):
@@ -72,7 +72,7 @@ def parse(kind: type[Settings], arguments: list[str], command: str, default: Any
 
 
 def in_groups(kind: type, command: str, default: Any) -> type:
-    """For --help: a dataclass that has a dataclass for each group of settings, which tyro shows in a box."""
+    """For --help: a dataclass with a dataclass for each group of settings. tyro shows each group in a box."""
     hints = get_type_hints(kind, include_extras=True)
     sentences = {
         each.arg_name: " ".join((each.description or "").split())
@@ -93,11 +93,11 @@ def in_groups(kind: type, command: str, default: Any) -> type:
     return make_dataclass(kind.__name__, groups)
 
 
-# ---- what is wrong
+# ---- errors
 
 
 def sentence(box: str) -> str:
-    """What tyro says in a box, without its title and the help of the flag."""
+    """The message in tyro's error box, without its title and the help of the flag."""
     _, text, *_ = re.split("[─-]{4,}", re.sub("[│╭╮╰╯]", " ", box))
     text = " ".join(text.split())
     text = re.sub(r"^Missing value for argument '(.+)'\..*", r"\1 needs a value", text)
@@ -106,7 +106,7 @@ def sentence(box: str) -> str:
 
 
 def unknown_flag(word: str, kind: type) -> str | None:
-    """The sentence about a word that looks like a flag and is none, with the flag that is most like it; or None."""
+    """The message for a word that looks like a flag but is not one, with the most similar flag; else None."""
     flag = word.partition("=")[0].replace("_", "-")
     negated = [f"no_{field.name}" for field in fields(kind) if field.type == "bool"]
     flags = [name.replace("_", "-") for name in ("help", *(field.name for field in fields(kind)), *negated)]
@@ -116,13 +116,13 @@ def unknown_flag(word: str, kind: type) -> str | None:
     return f"there is no flag {flag}" + (f", the nearest is --{nearest[0]}" if nearest else "")
 
 
-# ---- values, each with what it must be
+# ---- values
 
 VALUES = ConstructorRegistry()
 
 
 def value_of(metavar: str, must_be: str, read: Callable[[str], Any]) -> PrimitiveConstructorSpec:
-    """How tyro reads and shows a value of one word; ``read`` raises ValueError for what it must not be."""
+    """How tyro reads and shows a value of one word. ``read`` raises ValueError for a wrong value."""
 
     def instance_from_str(words: list[str]) -> Any:
         try:
@@ -141,13 +141,13 @@ def value_of(metavar: str, must_be: str, read: Callable[[str], Any]) -> Primitiv
 
 @VALUES.primitive_rule
 def value_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """Numbers, names from a list, and any text ("None" is a text too), also where None is the default."""
+    """Numbers, names from a list, and any text ("None" is text, too), also if the default is None."""
     if info.type in (int, int | None):
         return value_of("INT", "a whole number", int)
     if info.type is float:
         return value_of("FLOAT", "a number", float)
     if info.type == str | None:
-        return value_of("STR", "a text", str)
+        return value_of("STR", "text", str)
     if get_origin(info.type) is Literal:
         names = get_args(info.type)
         return value_of(f"{{{','.join(names)}}}", f"one of {', '.join(names)}", lambda word: names[names.index(word)])
@@ -158,7 +158,7 @@ def value_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
 
 
 def file_to_write(name: str) -> Path:
-    """The path of a file that a command will write; UserError, before the command begins, when it is a folder."""
+    """The path of a file that a command will write. Raises UserError if it is a folder, before any work is done."""
     path = Path(name)
     if path.is_dir():
         raise UserError(f"cannot write {path}: it is a folder; give the name of a file")

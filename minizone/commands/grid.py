@@ -10,7 +10,7 @@ z-prob-cells = [0.0, 0.25, 0.5]         # a list: a run for each value; several 
 [rows."recurrent dropout"]              # a named row of the table, with further flags
 drop-prob-igates = 0.7
 
-[part.laptop]                           # --part laptop: its seeds, flags and rows go before those above
+[part.laptop]                           # --part laptop: its seeds, flags and rows override those above
 seeds = [1]
 flags = {hidden-size = 100}
 """
@@ -31,13 +31,13 @@ from minizone.commands.train import TASKS, parse_settings
 from minizone.errors import UserError
 from minizone.runs.settings import RunSettings
 
-Flags = dict[str, Any]  # values by the names of flags, without "--" and with hyphens
-OF_THE_GRID = {"seed", "out", "resume"}  # flags that the grid itself decides
+Flags = dict[str, Any]  # from flag names to values; names are without "--" and with hyphens
+OF_THE_GRID = {"seed", "out", "resume"}  # flags that the grid itself sets
 
 
 @dataclass(frozen=True, eq=False)
 class GridRun:
-    """One run: its task, its flags, the settings that they give, and its folder."""
+    """One run: its task, its flags, the resulting settings, and its folder."""
 
     task: str
     flags: Flags
@@ -53,16 +53,16 @@ class GridRun:
 
 @dataclass(frozen=True)
 class Grid:
-    """Runs, those of the first seed first; and, unless there are named rows, the lists of values by flag."""
+    """Runs in the order of seeds, and the lists of values by flag ({} if there are named rows)."""
 
     runs: list[GridRun]
     lists: dict[str, list[Any]]
 
 
 def read_grid(path: Path, part: str | None, out: Path) -> Grid:
-    """The runs of a file, whose folders will be below ``out``.
+    """Read the runs of a grid file. Their folders will be below ``out``.
 
-    Raises UserError unless all runs have valid settings and each has a folder of its own.
+    Raises UserError unless all runs have valid settings and folders of their own.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -85,7 +85,7 @@ def make_grid(content: dict[str, Any], part: str | None, out: Path) -> Grid:
     if not isinstance(task, str) or task not in TASKS:
         raise UserError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
     if not (isinstance(seeds, list) and seeds and all(type(seed) is int and seed >= 0 for seed in seeds)):
-        raise UserError(f"seeds must be a list of integers from 0 on, as in [1, 2, 3], got {seeds!r}")
+        raise UserError(f"seeds must be a list of non-negative integers, as in [1, 2, 3], got {seeds!r}")
 
     variants = []
     for row, flags_of_row in (table(content, "rows") or {"": {}}).items():
@@ -113,7 +113,7 @@ def make_grid(content: dict[str, Any], part: str | None, out: Path) -> Grid:
 
 
 def chosen_part(content: dict[str, Any], part: str | None) -> dict[str, Any]:
-    """The seeds, flags and rows of a file together with those of one of its parts."""
+    """The seeds, flags and rows of a file, overridden by those of one of its parts."""
     parts = table(content, "part")
     if part not in parts and (parts or part):
         choose = f"choose a part with --part: {', '.join(parts)}" if parts else "the file has no parts"
@@ -130,7 +130,7 @@ def chosen_part(content: dict[str, Any], part: str | None) -> dict[str, Any]:
 
 
 def table(content: dict[str, Any], name: str) -> dict[str, Any]:
-    """A table of a TOML file, {} when it is not there; UserError when something else has its name."""
+    """A table of a TOML file, or {} if it is missing. Raises UserError if the name is not that of a table."""
     value = content.get(name, {})
     if not isinstance(value, dict):
         raise UserError(f"{name} must be a table, as in [{name}], got {value!r}")
@@ -138,41 +138,41 @@ def table(content: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def flags_table(content: dict[str, Any], name: str) -> Flags:
-    """A table of flags, which can be written with underscores, with hyphens."""
+    """A table of flags, with hyphens instead of underscores in their names."""
     return {flag.replace("_", "-"): value for flag, value in table(content, name).items()}
 
 
 def check_flags(task: str, flags: Flags) -> None:
-    """Raise UserError for a flag that the task does not have or the grid decides, and for a value that is a table."""
+    """Raise UserError for a flag that the task lacks or the grid sets, and for a value of a wrong type."""
     settings = type(TASKS[task].presets["quick"])
     known = {field.name for field in fields(settings)} - OF_THE_GRID
     for name, value in flags.items():
         if problem := unknown_flag(f"--{name}", settings):
             raise UserError(f"{task}: {problem}")
         if name.replace("-", "_") not in known:
-            also = "; its seeds are a list, and --out is for the whole grid" if name in OF_THE_GRID else ""
-            raise UserError(f"{name!r} is not a flag of {task} that a grid can have{also}")
+            also = "; give seeds = [1, 2] in the file, and --out to the sweep" if name in OF_THE_GRID else ""
+            raise UserError(f"{name!r} is not a flag of {task} that a grid can set{also}")
         values = value if isinstance(value, list) else [value]
         if not all(isinstance(each, bool | int | float | str) for each in values):
             raise UserError(f"{name} must be a value or a list of values, got {value!r}")
         if not values:
-            raise UserError(f"{name} is a list without values")
+            raise UserError(f"{name} is an empty list")
 
 
 def combinations(flags: Flags) -> Iterator[Flags]:
-    """The flags with one value of each list, for all combinations; the last list changes fastest."""
+    """All combinations of flags with one value from each list. The last list changes fastest."""
     choices = [value if isinstance(value, list) else [value] for value in flags.values()]
     for values in itertools.product(*choices):
         yield dict(zip(flags, values, strict=True))
 
 
 def short(value: Any) -> str:
-    """A value of a flag for names and axes."""
+    """The value of a flag for names."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def to_arguments(flags: Flags) -> list[str]:
-    """Flags as the arguments of a command line."""
+    """Convert flags to command-line arguments."""
     arguments = []
     for name, value in flags.items():
         if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""The command line: choose a command, run it, and turn what goes wrong into one sentence and an exit status."""
+"""The command line: choose a command, run it, and turn errors into one sentence and an exit status."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "export": export.main,
     "sweep": sweep.main,
 }
-LEAST_COLUMNS = 50  # of --help: tyro never ends in 5, and has a letter in each line in 24
+LEAST_COLUMNS = 50  # of --help: tyro does not end with 5, and prints one letter a line with 24
 USAGE = """usage: python run.py TASK [flags]          train; the flags of a task: python run.py TASK --help
        python run.py resume RUN            continue a run; its flags are in its config.json
        python run.py plot RUN [RUN ...]    learning curves of runs
@@ -43,7 +43,7 @@ tasks (sections of the paper):
   pmnist      images of digits, read pixel by pixel in a random order (4.3)
   gradients   how far back gradients reach, with each regularizer (4.4)
   seq2seq     addition of numbers, digit by digit (a toy task of the authors' code)
-  semantic    do units mean the same thing at every step? (another one)
+  semantic    do units mean the same thing at every time step? (another toy task)
 
   python run.py char-ptb                                             an LSTM, no regularizer
   python run.py char-ptb --z-prob-cells 0.5 --z-prob-states 0.05     the same with zoneout
@@ -53,9 +53,9 @@ tasks (sections of the paper):
 def main(arguments: list[str]) -> int:
     """Run one command.
 
-    Returns the exit status: 0, 1 for an implementation that is not conformant or an export that differs, 2 for an error
-    that the user can correct, 128 + n for signal n; 141, that of SIGPIPE, when the reader of standard output has gone,
-    as in `| head`.
+    Returns the exit status: 0; 1 for an implementation that is not conformant, an export that differs or a sweep with a
+    failed run; 2 for an error that the user can correct; 128 + n for signal n. It is 141 (SIGPIPE) if the reader of
+    standard output has exited, as in `| head`.
     """
     try:
         return run_command(arguments)
@@ -101,16 +101,16 @@ def run_command(arguments: list[str]) -> int:
 
 
 def print_sentence(sentence: str, stream: TextIO) -> None:
-    """Print a sentence in one line, or nothing when the stream cannot be written."""
+    """Print a sentence on one line, or nothing if the stream cannot be written."""
     with suppress(OSError):
         print(f"run.py: {' '.join(sentence.split())}", file=stream)
 
 
 def run_and_exit(*own_tasks: type[Experiment]) -> NoReturn:
-    """`main` with the arguments of this process, which ends with its status. It has ``own_tasks`` beside all others.
+    """Run `main` with the arguments of this process, and exit with its status. ``own_tasks`` are added to the tasks.
 
-    No traceback comes from standard output or standard error that is closed, full or without a reader, nor from Ctrl-C
-    before, during and after `main`. Each line is written when it is complete, also into a file or a pipe.
+    There is no traceback if standard output or standard error is closed, full or without a reader, or after Ctrl-C
+    before, during or after `main`. Each line is written when it is complete, also to a file or a pipe.
     """
     TASKS.update({kind.task: kind for kind in own_tasks})
     for name in ("stdout", "stderr"):
@@ -120,14 +120,14 @@ def run_and_exit(*own_tasks: type[Experiment]) -> NoReturn:
         sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
     os.environ["COLUMNS"] = str(max(LEAST_COLUMNS, shutil.get_terminal_size().columns))
     try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a KeyboardInterrupt: the command can clean up
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # KeyboardInterrupt, so that the command can clean up
         status = main(sys.argv[1:])
-        signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # no traceback from the end of the interpreter
-    except KeyboardInterrupt:  # the second in `main`, or one between these lines
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # no traceback at interpreter exit
+    except KeyboardInterrupt:  # a second one in `main`, or one between these lines
         status = 130
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except OSError:  # what it holds is lost; the interpreter would try again, and complain
+        except OSError:  # its content is lost; at exit the interpreter would fail to flush it again
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(status)

@@ -17,7 +17,7 @@ from minizone.runs.plotting import FORMATS, Kind, plot_runs
 
 @dataclass(frozen=True)
 class Plot:
-    """Draw the learning curves of runs into one figure; runs that differ in nothing but the seed are one curve."""
+    """Draw the learning curves of runs in one figure. Runs that differ only in the seed share a curve."""
 
     runs: Annotated[
         tuple[str, ...],
@@ -26,15 +26,15 @@ class Plot:
     ]
     """Run folders, folders of several runs, or JSON files that `run.py report --save` wrote."""
     kind: Kind = "curves"
-    """curves: learning curves; zoom: with the end of the validation curves enlarged beside them; bars: how much better
-    the results are than without regularizers; heat-map: the best results of runs that differ in two settings."""
+    """curves: learning curves; zoom: also the end of the validation curves, enlarged; bars: the improvement over a run
+    without regularizers; heat-map: the best results of runs that differ in two settings."""
     out: str = "curves.png"
-    """The figure, PNG, PDF or SVG by its ending; PNG, with .png added to the name, when it has none."""
+    """File to write: PNG, PDF or SVG by its ending. Without an ending, .png is added."""
 
 
 def main(arguments: list[str]) -> int:
     settings = parse(Plot, arguments, "plot")
-    given = [Path(run) for run in settings.runs if Path(run).suffix not in FORMATS]  # of `plot runs/grid/*`
+    given = [Path(run) for run in settings.runs if Path(run).suffix not in FORMATS]  # `plot runs/grid/*` has figures
     runs = {run.resolve(): run for path in given for run in runs_of(path)}  # each once
     if not runs:
         raise UserError("run.py plot needs at least one run folder")
@@ -48,6 +48,6 @@ def main(arguments: list[str]) -> int:
 
 
 def runs_of(path: Path) -> list[Path]:
-    """A run, or the runs below a folder that is none, as of several seeds; those that have no log yet are left out."""
+    """The runs with a log below a folder that is not a run itself, for example of several seeds; else the path."""
     below = [] if (path / "config.json").exists() else sorted(log.parent for log in path.rglob("metrics.jsonl"))
     return below or [path]

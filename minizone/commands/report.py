@@ -1,4 +1,4 @@
-"""`run.py report [RUNS_DIR]`: finished runs as tables, as one HTML page, and as one JSON file a run."""
+"""`run.py report [RUNS_DIR]`: finished runs as tables, as one HTML page, and as a JSON file for each run."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from minizone.runs.report import find_runs, report, save_runs, write_page
 
 @dataclass(frozen=True)
 class Report:
-    """Print the finished runs below a folder as tables; runs that differ in nothing but the seed share a row."""
+    """Print the finished runs below a folder as tables. Runs that differ only in the seed share a row."""
 
     runs_dir: tyro.conf.Positional[str] = "runs"
-    """Folder to look for runs in: run folders, and JSON files that --save wrote."""
+    """Folder of the runs: run folders, and JSON files that --save wrote."""
     short: bool = False
-    """Print only the results, beside those of the paper: no times, seeds and commands."""
+    """Print only the results, beside those of the paper, without times, seeds and commands."""
     html: str | None = None
-    """Also write one page that needs no other file: the tables, the learning curves, and text where a run has any."""
+    """Also write one page that needs no other file: tables, learning curves, and text drawn from language models."""
     save: str | None = None
-    """Also write each run, without its weights, as one JSON file into this folder, in the subfolders of RUNS_DIR."""
+    """Also write each run, without its weights, as a JSON file below this folder, in the subfolders of RUNS_DIR."""
 
 
 def main(arguments: list[str]) -> int:
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
 
 
 def sample(run: Path) -> str | None:
-    """A text from a run, for the page; None where it has none: another task, or a run without vocabulary.json."""
+    """A text from a run, for the page; None if the task has no text or the run has no vocabulary.json."""
     try:
         return "".join(text_of(Sample(str(run), length=300)))
     except UserError:

@@ -16,10 +16,10 @@ from minizone.runs.folder import is_finished, refuse_changes
 
 USAGE = """usage: python run.py resume RUN [flags]
 
-Go on with a run from its last checkpoint. Its settings are those of its
-config.json. Some can change: --epochs, --patience, --max-minutes, --device,
---data-dir, --offline and --test-cost. To see all of them with the values of a
-run: python run.py resume RUN --help
+Continue a run from its last checkpoint, with the settings in its config.json.
+Some can change: --epochs, --patience, --max-minutes, --device, --data-dir,
+--offline and --test-cost. All settings and their values in a run are shown by
+python run.py resume RUN --help
 """
 
 
@@ -33,16 +33,16 @@ def main(arguments: list[str]) -> int:
     first_part = folder / next(iter(METHODS))  # of a run of `gradients`, which has a folder for each method
     if first_part.is_dir():
         task, before = settings_of_run(first_part)
-        before = replace(before, max_minutes=math.inf)  # its own was what was left for the part
+        before = replace(before, max_minutes=math.inf)  # the saved value is the time that was left for this part
     elif not (folder / "config.json").exists() and is_started(folder):
         raise UserError(
-            f"{folder} holds several runs: give one of them, or the first command again, with --resume unless it was a"
-            " sweep"
+            f"{folder} holds several runs: give one of them, or repeat the first command (with --resume, unless it"
+            " was a sweep)"
         )
     else:
         task, before = settings_of_run(folder)
         if task == "gradients":
-            raise UserError(f"{folder} is a part of a run: give the folder that it is in, {folder.absolute().parent}")
+            raise UserError(f"{folder} is a part of a run: give the folder above it, {folder.absolute().parent}")
     settings = parse(type(before), flags, "resume", before)
     if settings.out is not None:
         raise UserError("resume: --out cannot change: a run continues in its own folder")
@@ -50,10 +50,10 @@ def main(arguments: list[str]) -> int:
     if is_finished(folder, settings):
         refuse_changes(folder, asdict(before), asdict(settings))
         trained = len(read_run(folder)["rows"])
-        load_arrays(folder / "best.safetensors")  # UserError when it is damaged
+        load_arrays(folder / "best.safetensors")  # UserError if it is damaged
         if not issubclass(TASKS[task], LanguageModelling) or (folder / "vocabulary.json").exists():
             flag = "more --epochs" if trained >= settings.epochs else "a longer --patience"
-            print(f"{folder} is finished after {trained} epochs; {flag} would go on")
+            print(f"{folder} is finished after {trained} epochs; to continue, give {flag}")
             return 0
     train(task, replace(settings, out=str(folder), resume=True), folder)
     return 0

@@ -28,11 +28,11 @@ class Sample:
     run: tyro.conf.Positional[str]
     """The folder of the run."""
     prompt: str = ""
-    """The text to go on from. Words need no blanks before punctuation marks; without a prompt a new line begins."""
+    """Text to continue. Words need no blanks before punctuation marks. Without a prompt, a new line begins."""
     length: int = 300
     """Number of characters or words to draw."""
     temperature: float = TEMPERATURE
-    """The scores are divided by it: 1 draws with the probabilities of the model, 0 takes the likeliest symbol."""
+    """Divisor of the scores: 1 draws with the probabilities of the model, 0 takes the most likely symbol."""
     seed: int = 1
     """Seed of the draws."""
 
@@ -48,22 +48,22 @@ def main(arguments: list[str]) -> int:
 
 
 def text_of(settings: Sample) -> Iterator[str]:
-    """The prompt and the text that a run writes, in the pieces in which it is drawn; UserError when it has no text."""
+    """Yield the prompt and then text drawn from a run. Raises UserError if the run has no language model."""
     folder = Path(settings.run)
     task, settings_of_model = settings_of_run(folder)
     experiment = TASKS[task]
     if not (issubclass(experiment, LanguageModelling) and isinstance(settings_of_model, TextSettings)):
         raise UserError(f"{folder} is a run of {task}: text can be drawn from runs of char-ptb, word-ptb and text8")
     unit, vocabulary = read_vocabulary(folder)
-    if not settings_of_model.static_mask:  # the stream that draws initial weights draws the seed of static masks, too
-        settings_of_model = replace(settings_of_model, initialization="uniform")  # soon overwritten, and quickly made
+    if not settings_of_model.static_mask:  # their seed is drawn from the stream of the initial weights
+        settings_of_model = replace(settings_of_model, initialization="uniform")  # fast; overwritten below
     model = experiment.network(len(vocabulary), settings_of_model, stream(settings_of_model.seed, "weights"))
     best = folder / "best.safetensors"
     arrays, _ = files.load_arrays(best)
     try:
         model.load_state_dict(arrays)
     except ValueError as error:
-        raise UserError(f"{best} is not of this run: {error}") from None
+        raise UserError(f"{best} does not belong to this run: {error}") from None
 
     prompt = read_prompt(settings.prompt, unit, vocabulary)
     rng = stream(settings.seed, "sample")

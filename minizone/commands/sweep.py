@@ -46,9 +46,9 @@ if TYPE_CHECKING:  # importing dask takes a second: only a sweep that trains imp
     from distributed import Client, Event, Future
 
 CONNECT_SECONDS = 10  # to wait for the scheduler
-# Ctrl-C in a terminal, and others who end a program, send the signal to all processes; workers still have to save.
+# Workers ignore signals: Ctrl-C, among others, sends them to all processes, but workers still have to save.
 IGNORE_SIGNALS = "import signal; [signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM)]"
-LOCK_SECONDS = 30  # to wait for the lock of a worker that has just died: file systems of clusters free it late
+LOCK_SECONDS = 30  # to wait for the lock of a worker that has just died: cluster file systems free it late
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class Sweep:
     grid: tyro.conf.Positional[str]
     """The TOML file of the grid; sweeps/ has one for each table and figure of the paper."""
     part: str | None = None
-    """The part of the file, where it has several: laptop or paper in sweeps/."""
+    """The part of the file, if it has parts: laptop or paper in sweeps/."""
     out: str | None = None
-    """Folder for the folders of the runs. The default is runs/GRID or runs/GRID-PART."""
+    """Folder that will contain the run folders. The default is runs/GRID or runs/GRID-PART."""
     workers: int | None = None
-    """Runs at a time, with one thread each. The default is the number of cores."""
+    """Number of runs at a time, with one thread each. The default is the number of cores."""
     scheduler: str | None = None
     """Address of a dask scheduler, tcp://HOST:PORT, whose workers train instead of this machine."""
     dry_run: bool = False
@@ -73,13 +73,13 @@ class Sweep:
 
 
 def main(arguments: list[str]) -> int:
-    """Returns 0 when all runs have finished, 1 when one has failed or its time has run out."""
+    """Returns 0 if all runs have finished, 1 if one has failed or its time has run out."""
     settings = parse(Sweep, arguments, "sweep")
     require(settings.workers is None or settings.workers >= 1, "workers", settings.workers, "be at least 1")
     if settings.workers and settings.scheduler:
-        raise UserError("--workers is for this machine: the workers of --scheduler have been started already")
+        raise UserError("--workers is for this machine: leave it out with --scheduler, which has its own workers")
     if settings.scheduler is not None and not re.fullmatch(r"(tcp|tls|wss?)://.+:\d+", settings.scheduler):
-        raise UserError(f"--scheduler must be an address as in tcp://host:8786, got {settings.scheduler!r}")
+        raise UserError(f"--scheduler must be an address such as tcp://host:8786, got {settings.scheduler!r}")
     path = Path(settings.grid)
     out = Path(settings.out or Path("runs") / "-".join(filter(None, [path.stem, settings.part])))
     grid = read_grid(path, settings.part, out)
@@ -89,7 +89,7 @@ def main(arguments: list[str]) -> int:
         return 0
 
     free = free_space(out)
-    with run_folder.locked(out, "another sweep runs"):
+    with run_folder.locked(out, "another sweep is running"):
         left = [run for run in grid.runs if not is_finished(run)]
         started = sum(is_started(run.folder) for run in left)
         counts = {"finished": len(grid.runs) - len(left), "started": started, "new": len(left) - started}
@@ -98,7 +98,7 @@ def main(arguments: list[str]) -> int:
         failures: list[str] = []
         if left:
             taken = tqdm.format_sizeof(disk_space(grid.runs), "B")
-            print(f"checkpoints take {taken} of disk, {tqdm.format_sizeof(free, 'B')} are free")
+            print(f"checkpoints take {taken} of disk space, {tqdm.format_sizeof(free, 'B')} are free")
             failures = train_all(left, settings, out)
         print_results(grid, out)
     print_failures(failures)
@@ -114,7 +114,7 @@ def print_failures(failures: list[str]) -> None:
 
 
 def is_finished(run: GridRun) -> bool:
-    """Whether a run has been trained to its end; UserError when its folder holds a run with other settings."""
+    """Whether a run has finished. Raises UserError if its folder holds a run with other settings."""
     several = run.task == "gradients"
     folder = run.folder / "unregularized" if several else run.folder
     if not (folder / "config.json").exists():
@@ -125,16 +125,16 @@ def is_finished(run: GridRun) -> bool:
     for field in fields(before):
         old, new = getattr(before, field.name), getattr(run.settings, field.name)
         if field.name not in run_folder.MAY_CHANGE and old != new:
-            raise UserError(f"{folder} holds a run whose {field.name} was {old}, now it is {new}: choose another --out")
+            raise UserError(f"{folder} holds a run whose {field.name} is {old}, not {new}: choose another --out")
     if several:
         return (run.folder / "gradients.npz").exists()
     return run_folder.is_finished(folder, run.settings)
 
 
 def disk_space(runs: list[GridRun]) -> int:
-    """Bytes of the checkpoints of runs; UserError when their data are missing.
+    """The size of the checkpoints of runs in bytes. Raises UserError if their data are missing.
 
-    Runs that differ only in the seed and in fractions, such as probabilities, have models of one size.
+    Runs that differ only in the seed and in floats, such as probabilities, have models of the same size.
     """
     sizes: dict[tuple[object, ...], int] = {}
     total = 0
@@ -148,8 +148,8 @@ def disk_space(runs: list[GridRun]) -> int:
 
 
 def checkpoint_size(task: str, settings: RunSettings) -> int:
-    """Bytes of best.safetensors and last.safetensors of a run."""
-    changes: dict[str, Any] = {"device": "cpu", "initialization": "uniform"}  # the fastest
+    """The size of best.safetensors and last.safetensors of a run in bytes."""
+    changes: dict[str, Any] = {"device": "cpu", "initialization": "uniform"}  # fastest to build
     known = {field.name for field in fields(settings)}
     settings = replace(settings, **{name: value for name, value in changes.items() if name in known})
     experiment = TASKS["pmnist" if task == "gradients" else task](settings)
@@ -161,7 +161,7 @@ def checkpoint_size(task: str, settings: RunSettings) -> int:
 
 
 def free_space(folder: Path) -> int:
-    """Free bytes where a folder is, or will be; UserError when it cannot be one."""
+    """Free bytes on the disk of a folder, which need not exist. Raises UserError if it cannot be created."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise UserError(f"cannot write in {folder}: {there} is not a folder")
@@ -172,9 +172,9 @@ def free_space(folder: Path) -> int:
 
 
 def train_all(runs: list[GridRun], settings: Sweep, out: Path) -> list[str]:
-    """Train runs, as many at a time as there are workers; returns a sentence for each run that has not finished.
+    """Train runs, as many at a time as there are workers. Returns a sentence for each run that has not finished.
 
-    Raises Interrupted after SIGINT or SIGTERM, when the runs have written checkpoints; a second one ends the program.
+    Raises Interrupted after SIGINT or SIGTERM, once the runs have saved checkpoints. A second signal ends the program.
     """
     from distributed import Event
 
@@ -193,7 +193,7 @@ def train_all(runs: list[GridRun], settings: Sweep, out: Path) -> list[str]:
                 raise UserError("lost the connection to the dask scheduler: run the same command again to continue")
             if signals and not stopping:
                 stopping = True
-                display.line("stopping: the runs save checkpoints")
+                display.line("stopping: the runs are saving checkpoints")
                 stop.set()
                 on_workers = {key for keys in client.processing().values() for key in keys}
                 client.cancel([future for future in waiting if future.key not in on_workers])
@@ -203,7 +203,7 @@ def train_all(runs: list[GridRun], settings: Sweep, out: Path) -> list[str]:
                 problem = problem_of(future)
                 if problem and not stopping:
                     failures.append(f"{run.folder}: {problem}")
-                    problem = "stopped" if problem.startswith("stopped") else "failed"  # the reason comes at the end
+                    problem = "stopped" if problem.startswith("stopped") else "failed"  # `main` prints the reason
                 display.end(run, problem)
     if stopping:
         print_failures(failures)
@@ -217,13 +217,13 @@ def end_at_once(number: int, frame: FrameType | None) -> NoReturn:
     """The handler of a second signal: end the program, and with it the workers on this machine."""
     sentence = b"\nrun.py: stopped at once: run the same command again to continue from the last checkpoints\n"
     with suppress(OSError, ValueError):  # no standard output
-        os.write(sys.stdout.fileno(), sentence)  # `print` fails where the signal has interrupted another `print`
+        os.write(sys.stdout.fileno(), sentence)  # `print` fails if the signal has interrupted another `print`
     os._exit(128 + number)
 
 
 @contextmanager
 def connected(settings: Sweep, runs: int) -> Iterator[Client]:
-    """A client of the scheduler that the settings name, or else of a new one with workers on this machine."""
+    """A client of the scheduler in the settings, or else of a new scheduler with workers on this machine."""
     import dask
     from distributed import Client, LocalCluster
 
@@ -242,20 +242,20 @@ def connected(settings: Sweep, runs: int) -> Iterator[Client]:
                 )
             found = client.run(find_spec, "minizone")
             if not all([client.run_on_scheduler(find_spec, "minizone"), *found.values()]):
-                raise UserError(f"{settings.scheduler} or its workers have no minizone: install it there with pip")
+                raise UserError(f"{settings.scheduler} or its workers do not have minizone: install it there with pip")
             if not threads:
-                print(f"{settings.scheduler} has no workers yet: the runs begin when it has")
+                print(f"{settings.scheduler} has no workers yet: the runs begin when workers connect")
             yield client
         return
-    # After a second Ctrl-C, Python frees the semaphores of the workers; no warning about it.
+    # Suppress the warning that Python frees the semaphores of the workers after a second Ctrl-C.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
-    dask.config.set({"distributed.scheduler.worker-saturation": 1.0})  # a run waits for the first worker that is free
+    dask.config.set({"distributed.scheduler.worker-saturation": 1.0})  # the first free worker gets the next run
     with (
         LocalCluster(
             n_workers=min(settings.workers or cores(), runs),
             threads_per_worker=1,  # dask also gives each worker OMP_NUM_THREADS=1
             memory_limit=0,
-            scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},  # any port that is free
+            scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},  # any free port
             silence_logs=logging.CRITICAL,
             preload=IGNORE_SIGNALS,
         ) as cluster,
@@ -272,11 +272,11 @@ def train_in_worker(
     here: Path,
     environment: dict[str, str],
 ) -> str:
-    """Train a run in a worker of dask, from its checkpoint where it has one; returns "", or why it has not finished.
+    """Train a run in a dask worker, from its checkpoint if it has one. Returns "", or why it has not finished.
 
-    ``experiment`` can be a class of a user's program, which workers do not have: dask sends it whole. ``stop`` is the
-    name of the event that stops the run. ``here`` and ``environment``: the working directory of the sweep and what it
-    has of environment variables, so that relative names and the data are the same.
+    ``experiment`` can be a class of the user's program. Workers cannot import that, so dask sends the class itself.
+    ``stop`` is the name of the event that stops the run. ``here`` and ``environment`` are the working directory of the
+    sweep and its environment variables for the data, so that relative paths and the data are the same.
     """
     from distributed import Event
 
@@ -293,14 +293,14 @@ def train_in_worker(
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
             train(experiment.task, replace(settings, resume=is_started(folder)), folder, asked)
     except Interrupted as stopped:
-        return str(stopped).partition(";")[0]  # without the advice on how to go on
+        return str(stopped).partition(";")[0]  # without the advice on how to continue
     except UserError as error:
         return str(error)
     return ""
 
 
 def once_a_second(event: Event) -> Stop:
-    """Whether an event is set, which the scheduler is asked once a second."""
+    """A function that returns whether an event is set. It asks the scheduler at most once a second."""
     last = -math.inf
 
     def asked() -> bool:
@@ -323,12 +323,12 @@ def problem_of(future: Future) -> str:
         return "stopped"
     error = future.exception()
     if isinstance(error, KilledWorker):
-        return "each worker that trained it has died, perhaps because its machine has too little memory"
+        return "every worker that trained it has died, perhaps because its machine has too little memory"
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 class Display:
-    """The progress of runs: in a terminal a bar for all and one for each that trains, elsewhere a line an epoch."""
+    """The progress of runs: in a terminal a bar for all and one for each current run, elsewhere a line an epoch."""
 
     def __init__(self, runs: list[GridRun]):
         self.epochs = {run: run.settings.epochs * (len(METHODS) if run.task == "gradients" else 1) for run in runs}
@@ -360,14 +360,14 @@ class Display:
         tqdm.write(sentence)
 
     def update(self) -> None:
-        """Show the epochs that have ended, from the logs of the runs."""
+        """Show the epochs that have finished, from the logs of the runs."""
         for run, epochs in self.epochs.items():
             try:
                 training, rows = any(run.folder.rglob("lock")), rows_of(run)
             except FileNotFoundError:  # removed a moment ago: a run that fails early leaves no file
                 continue
             if run not in self.bars and not training and len(rows) <= self.seen[run]:
-                continue  # it waits
+                continue  # it has not started
             metric = f"valid_{TASKS[run.task].metric}"
             if run not in self.bars:
                 self.bars[run] = self.bar(run.folder.name, epochs, self.seen[run])
@@ -388,12 +388,12 @@ class Display:
             self.bars.pop(run).close()
         epochs = self.epochs.pop(run)
         if not problem:
-            self.total.update(epochs - self.seen[run])  # after --patience there are fewer
+            self.total.update(epochs - self.seen[run])  # fewer were trained if --patience ended the run
         self.line(f"{run.folder.name}: {problem or 'finished'}")
 
 
 def rows_of(run: GridRun) -> list[files.Row]:
-    """The rows of a run, or of all runs of the task gradients, the latest last."""
+    """The rows of a run (of the task gradients: of all its parts), with the latest log last."""
     logs = sorted(run.folder.rglob("metrics.jsonl"), key=lambda path: path.stat().st_mtime)
     return [row for path in logs for row in files.read_rows(path)]
 
@@ -409,7 +409,7 @@ def print_results(grid: Grid, out: Path) -> None:
     print(report(out), end="")
     plot_runs(finished, out / "curves.png")
     print(out / "curves.png")
-    if len(grid.lists) == 2 and grid.runs[0].task != "gradients":  # which has several results
+    if len(grid.lists) == 2 and grid.runs[0].task != "gradients":  # a run of gradients has several results
         ended = [run for run in grid.runs if (run.folder / "summary.json").exists()]
         shown = [run for run in ended if length(settings_of_run(run.folder)[1]) == length(run.settings)]
         if shown:
@@ -418,9 +418,9 @@ def print_results(grid: Grid, out: Path) -> None:
             print(out / "heat-map.png")
         for run in ended:
             if run not in shown:
-                print(f"the heat map leaves out {run.folder}, whose epochs or patience are not those of the grid")
+                print(f"the heat map leaves out {run.folder}, whose epochs or patience differ from the grid's")
 
 
 def length(settings: RunSettings) -> tuple[int, int]:
-    """The settings that `run.py resume` can change and that change the results."""
+    """The settings that `run.py resume` can change and that affect the results."""
     return settings.epochs, settings.patience

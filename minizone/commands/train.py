@@ -36,7 +36,7 @@ def paper_of(task: str) -> PaperResults:
 
 
 def main(task: str, arguments: list[str]) -> int:
-    """Build the experiment of a task from its flags, and train it; `--seed 1,2,3` are three runs."""
+    """Build the experiment of a task from its flags, and train it. `--seed 1,2,3` trains three runs."""
     runs = [parse_settings(task, each) for each in split_seeds(arguments)]
     if len(runs) == 1:
         train(task, runs[0], choose_folder(task, runs[0]))
@@ -46,7 +46,7 @@ def main(task: str, arguments: list[str]) -> int:
 
 
 def train(task: str, settings: RunSettings, folder: Path, stop: Stop = never) -> dict[str, Any]:
-    """Train one run; returns its results by name."""
+    """Train one run, and return its results by name."""
     try:
         if isinstance(settings, gradients.GradientsSettings):  # one run for each regularizer
             found = gradients.run(settings, folder, stop=stop)
@@ -65,7 +65,7 @@ def train_seeds(task: str, runs: list[RunSettings]) -> None:
     folders = [Path(run.out) / f"seed{run.seed}" if run.out else choose_folder(task, run) for run in runs]
     started = [folder for folder in folders if is_started(folder)]
     if runs[0].resume and not started:
-        raise UserError(f"cannot resume: {folders[0]} and the folders of the other seeds hold no run")
+        raise UserError(f"cannot resume: neither {folders[0]} nor the folder of another seed holds a run")
     if started and not runs[0].resume:
         raise UserError(f"{started[0]} holds a run already: continue it with --resume, or choose another --out")
     deadline = time.monotonic() + 60 * runs[0].max_minutes
@@ -85,9 +85,9 @@ def train_seeds(task: str, runs: list[RunSettings]) -> None:
 
 
 def parse_settings(task: str, arguments: list[str]) -> RunSettings:
-    """The settings of the preset that the arguments name, changed by the other flags, and checked."""
+    """The preset that the arguments name, with the settings of the other flags, checked."""
     presets = TASKS[task].presets
-    # The preset gives all other flags their defaults. `parse` refuses a wrong name.
+    # The preset gives all other flags their defaults. `parse` rejects a wrong name.
     preset = presets.get(value_of_flag(arguments, "--preset") or "quick", presets["quick"])
     settings = parse(type(preset), arguments, task, preset)
     if settings.preset not in presets:
@@ -97,7 +97,7 @@ def parse_settings(task: str, arguments: list[str]) -> RunSettings:
 
 
 def split_seeds(arguments: list[str]) -> list[list[str]]:
-    """The arguments once for each seed of `--seed 1,2,3`; UserError for one that is no integer, or is there twice."""
+    """The arguments once for each seed of `--seed 1,2,3`. Raises UserError if a seed is repeated or no integer."""
     value = value_of_flag(arguments, "--seed")
     if value is None or "," not in value:
         return [arguments]
@@ -122,9 +122,9 @@ def value_of_flag(arguments: list[str], flag: str) -> str | None:
 
 
 def settings_of_run(folder: Path) -> tuple[str, RunSettings]:
-    """The task of a run and its settings, from its config.json; UserError when the folder has none.
+    """The task of a run and its settings, from its config.json. Raises UserError if that is missing or invalid.
 
-    Settings that are younger than the run have the values of its preset.
+    Settings that config.json lacks, because they are newer than the run, have the values of its preset.
     """
     config = files.read_json(folder / "config.json")
     try:
@@ -132,7 +132,7 @@ def settings_of_run(folder: Path) -> tuple[str, RunSettings]:
         if task not in TASKS:
             raise UserError(
                 f"{folder} is a run of the task {task!r}, which run.py does not have: run the file that adds the task"
-                " in the place of run.py"
+                " instead of run.py"
             )
         preset = TASKS[task].presets[given["preset"]]
     except (KeyError, TypeError):
@@ -143,12 +143,12 @@ def settings_of_run(folder: Path) -> tuple[str, RunSettings]:
     hints = get_type_hints(type(preset))
     for name, value in known.items():
         if not _has_type(value, hints[name]):
-            raise UserError(f"{folder / 'config.json'} has {value!r} for {name}, which is not a value that it can have")
+            raise UserError(f"{folder / 'config.json'} has {value!r} for {name}, which is not a valid value")
     return task, replace(preset, **known)
 
 
 def _has_type(value: Any, hint: Any) -> bool:
-    """Whether a value from JSON is one of the type of a setting. A whole number is a float, too."""
+    """Whether a value from JSON has the type of a setting. A whole number is a float, too."""
     choices = get_args(hint) or (hint,)
     if get_origin(hint) is Literal:
         return value in choices
@@ -163,7 +163,7 @@ def is_started(folder: Path) -> bool:
 def choose_folder(task: str, settings: RunSettings) -> Path:
     """The folder of the run: --out, or runs/TASK/LABEL with the first number that is free.
 
-    With --resume and without --out it is the last of the numbers that are taken.
+    With --resume and without --out, it is the folder with the last number that is taken.
     """
     if settings.out:
         return Path(settings.out)

@@ -1,1 +1,1 @@
-"""What every run has, whatever its experiment: settings, the training loop, the run folder, plots and reports."""
+"""The parts that all experiments share: settings, the training loop, the run folder, plots and reports."""

@@ -1,4 +1,4 @@
-"""What an experiment is: the form that each of them fills in, and that the training loop works with."""
+"""The base class of all experiments, which is their interface to the training loop."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from minizone.runs.settings import RunSettings
 
 
 class Measured(NamedTuple):
-    """The result of a minibatch."""
+    """The loss and the measure of a minibatch."""
 
-    loss: Tensor  # with penalties: this is differentiated
-    measure: Array | float  # without penalties: the mean that `Experiment.score` turns into the metric; an array is ()
-    n: int  # how many numbers it is the mean of
+    loss: Tensor  # a scalar with all penalties, which is differentiated
+    measure: Array | float  # mean without penalties, for `Experiment.score`; an array has shape ()
+    n: int  # number of values in that mean
 
 
 @dataclass
 class Generated:
-    """The data of an experiment that draws its own: a name, and no files."""
+    """A data set that the experiment generates. It has a name and no files."""
 
     name: str
     sha256: dict[str, str] = field(default_factory=dict)
 
 
 class Experiment:
-    """One of the tasks: its settings, data and model. A subclass defines what raises NotImplementedError here.
+    """A task: its settings, data and model. Subclasses define the methods that raise NotImplementedError here.
 
     Attributes
     ----------
@@ -45,15 +45,15 @@ class Experiment:
     paper : dict
         The paper's results, {"Zoneout": {"valid": ..., "test": ...}}.
     data : object
-        It has a ``name``, and the ``sha256`` of its files.
+        The data set, with a ``name`` and the ``sha256`` of its files.
     memory : dict
-        What a checkpoint must hold besides arrays, as JSON: a difficulty, for example.
+        The state that a checkpoint stores as JSON, for example a difficulty.
     """
 
     task = metric = unit = ""
-    presets: dict[str, Any]  # of RunSettings, or of a subclass
+    presets: dict[str, Any]  # from names to RunSettings or a subclass
     paper: ClassVar[PaperResults] = {}
-    settings: Any  # the same
+    settings: Any  # RunSettings or a subclass
     model: Any  # a Module
     data: Any
 
@@ -65,19 +65,19 @@ class Experiment:
 
     @property
     def reference(self) -> PaperResults:
-        """The paper's results when the run has the paper's data; else {}."""
+        """The paper's results if the run uses the paper's data, else {}."""
         return {}
 
     def batches(self, epoch: int) -> Sequence[Any]:
-        """The minibatches of an epoch, counted from 1."""
+        """The minibatches of an epoch. The first epoch is 1."""
         raise NotImplementedError
 
     def loss(self, batch: Any, rng: Generator) -> Measured:
-        """The loss of a minibatch in training; all its noise comes from ``rng``."""
+        """The training loss of a minibatch. All noise is drawn from ``rng``."""
         raise NotImplementedError
 
     def score(self, mean: float) -> float:
-        """The metric, from the mean of the measures."""
+        """Convert the mean of the measures to the metric."""
         return mean
 
     def validate(self) -> float:
@@ -85,38 +85,38 @@ class Experiment:
         raise NotImplementedError
 
     def test(self) -> dict[str, float]:
-        """``test_METRIC``, and other results on the test data. The state of the training does not change."""
+        """The results on the test data: ``test_METRIC`` and others. The training state does not change."""
         raise NotImplementedError
 
     def learning_rate(self, epoch: int) -> float:
         return self.settings.rate(epoch)
 
     def extra_columns(self) -> dict[str, Any]:
-        """Further columns for the row of the epoch that has just been trained."""
+        """Additional columns for the log row of the epoch that has just been trained."""
         return {}
 
     def end_epoch(self, valid: float, optimizer: Optimizer) -> bool:
-        """Called after validation. True when the task has changed, so that earlier results cannot be compared."""
+        """Called after validation. Returns True if the task has changed and earlier results are not comparable."""
         return False
 
     def carried(self) -> dict[str, Array]:
-        """Arrays besides the parameters that one minibatch passes to the next; a checkpoint holds them."""
+        """Arrays that one minibatch passes to the next, besides the parameters. Checkpoints store them."""
         return {}
 
     def load_carried(self, arrays: dict[str, np.ndarray]) -> None:
-        """Restore, in a resumed run, what `carried` returned."""
+        """Restore the arrays of `carried` in a resumed run."""
 
     def begin(self, folder: Path) -> None:
-        """Write, at the start of a run, what later commands need besides config.json."""
+        """Called at the start of a run. Writes the files that later commands need besides config.json."""
 
     def figure(self, folder: Path) -> None:
-        """Draw the figures of the task besides its learning curves, from the log in the folder of the run."""
+        """Draw the figures of the task, except its learning curves, from the log in the run folder."""
 
     def print_results(self) -> None:
-        """Print examples or findings at the end of the run, with the best parameters."""
+        """Print examples or findings from the best parameters at the end of the run."""
 
     def to_device(self, model: Module) -> Module:
-        """Move the arrays of the model to the device; returns the model."""
+        """Move the arrays of the model to the device, and return the model."""
         for _, tensor in model.named_tensors():
             tensor.data = self.device.to_device(tensor.data)
         return model

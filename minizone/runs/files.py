@@ -1,4 +1,4 @@
-"""The files of a run: JSON, rows of JSON, and safetensors. Each file is whole or absent at any moment."""
+"""The files of a run: JSON, JSON Lines and safetensors. At any moment, a file is either complete or absent."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ import safetensors.numpy
 from minizone.backend import Array, to_host
 from minizone.errors import UserError
 
-Row = dict[str, Any]  # of metrics.jsonl: the numbers of an epoch
+Row = dict[str, Any]  # a row of metrics.jsonl: the results of an epoch
 Run = dict[str, Any]  # see `read_run`
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, flush it to the disk, and rename it, so that no half file has its name.
+    """Write a file under a temporary name, flush it to disk, and rename it. An incomplete file never has its name.
 
-    Raises UserError when that is not possible, for example when the disk is full. After any exception the temporary
-    file is removed.
+    Raises UserError if that fails, for example because the disk is full. After any exception the temporary file is
+    removed.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -51,7 +51,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; UserError when it is missing or is not JSON."""
+    """Read a JSON file. Raises UserError if it is missing or is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -77,7 +77,7 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a .jsonl file, or [] when there is none. A last line that is not complete does not count."""
+    """Read the rows of a .jsonl file; [] if there is no file. An incomplete last line is ignored."""
     if not path.exists():
         return []
     complete, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
@@ -91,18 +91,18 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Array], /, **metadata: Any) -> None:
-    """Write named arrays, and metadata as JSON, into a safetensors file. The same content gives the same bytes.
+    """Write named arrays, and metadata as JSON, to a safetensors file. The same content gives the same bytes.
 
-    All metadata is under one key, because safetensors writes several keys in a random order.
+    All metadata is stored under one key, because safetensors writes several keys in a random order.
     """
     on_host = {name: np.asarray(to_host(array), order="C") for name, array in arrays.items()}
     write_whole(path, safetensors.numpy.save(on_host, {"minizone": json.dumps(metadata)}))
 
 
 def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays and the metadata of a safetensors file; UserError when it is missing or damaged.
+    """Read the arrays and the metadata of a safetensors file. Raises UserError if it is missing or damaged.
 
-    A file that another program wrote has no metadata: {}.
+    The metadata is {} if another program wrote the file.
     """
     try:
         with safetensors.safe_open(path, framework="np") as file:
@@ -116,19 +116,19 @@ def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write named arrays as an .npz file, which NumPy alone can read."""
+    """Write named arrays as an .npz file. Reading it needs only NumPy."""
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     write_whole(path, content.getvalue())
 
 
 def prefixed(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """``{"W": ...}`` as ``{"prefix.W": ...}``."""
+    """Put a prefix before the names: ``{"W": ...}`` becomes ``{"prefix.W": ...}``."""
     return {f"{prefix}.{name}": array for name, array in arrays.items()}
 
 
 def without_prefix(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """The arrays whose name starts with ``prefix.``, under the rest of their names."""
+    """The arrays whose names start with ``prefix.``, without that prefix."""
     return {name.removeprefix(prefix + "."): a for name, a in arrays.items() if name.startswith(prefix + ".")}
 
 
@@ -136,16 +136,16 @@ def without_prefix(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]
 
 
 def read_run(path: Path) -> Run:
-    """A run as a dict: its ``name``, its ``config``, the ``rows`` of its epochs, and its ``summary``.
+    """Read a run as a dict: its ``name``, its ``config``, the ``rows`` of its epochs, and its ``summary``.
 
-    ``path`` is a run folder, or a JSON file that `minizone.runs.report.save_runs` made of one. The summary of a run
-    that has not ended is None. The name of a run in a folder `lstm/seed1` is "lstm-seed1". Raises UserError for what is
-    no run, and for a run without the row of its best epoch.
+    ``path`` is a run folder, or a JSON file that `minizone.runs.report.save_runs` made from one. The summary is None if
+    the run has not finished. The name of a run in the folder `lstm/seed1` is "lstm-seed1". Raises UserError if ``path``
+    is not a run, or if the row of its best epoch is missing.
     """
     if path.is_file():
         run = read_json(path)
         if not isinstance(run, dict) or not {"config", "rows", "summary"} <= run.keys():
-            raise UserError(f"{path} is not a run: it has no config, rows and summary")
+            raise UserError(f"{path} is not a run: it must have config, rows and summary")
         run = {**run, "name": _name(path.resolve().with_suffix(""))}
     else:
         summary = path / "summary.json"
@@ -156,7 +156,7 @@ def read_run(path: Path) -> Run:
             "summary": read_json(summary) if summary.exists() else None,
         }
     if run["summary"] and run["summary"]["best_epoch"] not in [row["epoch"] for row in run["rows"]]:
-        raise UserError(f"{path} has no finished epoch {run['summary']['best_epoch']} in its log, and it was the best")
+        raise UserError(f"{path} has no row in its log for epoch {run['summary']['best_epoch']}, its best epoch")
     return run
 
 

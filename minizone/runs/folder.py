@@ -1,18 +1,18 @@
-"""The folder of a run: the lock, the config, the checkpoint, and how a run is resumed from it.
+"""The run folder: the lock, the config, the checkpoints, and how a run is resumed.
 
 A process can be killed between any two writes. An epoch ends with these writes, in this order:
 
-    best.safetensors     when the epoch is the best so far
+    best.safetensors     if the epoch is the best so far
     metrics.jsonl        one more row
     last.safetensors     the checkpoint
 
-A run is resumed from last.safetensors alone. When the process was killed before that was written, the epoch is trained
-again and gives the same numbers: its row, which is later than the checkpoint, is removed and written again, and so is
-best.safetensors.
+A run is resumed from last.safetensors alone. If the process was killed before that file was written, the epoch is
+trained again and gives the same numbers. Its row, which is later than the checkpoint, is removed and written again, and
+best.safetensors is overwritten.
 
-Two runs with the same settings and the same folder name, on one machine and with the same versions, write the same
-bytes: best.safetensors, config.json, vocabulary.json, the figures, and what `run.py export` makes of the run. The other
-files hold times: metrics.jsonl, summary.json and last.safetensors, whose arrays are the same all the same.
+Two runs with the same settings and the same folder name, on the same machine and with the same versions, write the same
+bytes to best.safetensors, config.json, vocabulary.json, the figures, and the files of `run.py export`. The other files
+(metrics.jsonl, summary.json, last.safetensors) contain times. The arrays in last.safetensors are the same.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from minizone.runs.settings import RunSettings
 from minizone.runs.torch_names import from_torch, is_torch
 
 FILES = ("config.json", "metrics.jsonl", "best.safetensors", "last.safetensors", "summary.json")
-TEXTS = ("text", "valid_text", "test_text")  # settings: files of the user
+TEXTS = ("text", "valid_text", "test_text")  # settings that name text files of the user
 MAY_CHANGE = {  # settings that a resumed run may change
     "epochs", "patience", "max_minutes", "out", "resume", "data_dir", "device", "load_path", "test_cost", "offline",
-    *TEXTS,  # these are paths; the sha256 of the texts must be the same
+    *TEXTS,  # the paths can change, the sha256 of the texts cannot
 }  # fmt: skip
 
 
 @dataclass
 class Progress:
-    """Where a run stands: with the parameters and the optimizer's state, all that a checkpoint needs."""
+    """The counters of a run. A checkpoint stores them with the parameters and the optimizer's state."""
 
     epoch: int = 1  # the epoch that is being trained
     update: int = 0  # updates made in this epoch
@@ -56,7 +56,7 @@ class Progress:
     seconds: float = 0.0
     measure_sum: float = 0.0  # over the examples (symbols, words) of this epoch
     measure_count: int = 0
-    norm_sum: float = 0.0  # of the gradients of this epoch
+    norm_sum: float = 0.0  # of the gradient norms of this epoch
     best_valid: float = math.inf
     best_epoch: int = 0
     task_changed: bool = False  # since the last validation: the next result counts as the best
@@ -64,15 +64,15 @@ class Progress:
 
 
 @contextmanager
-def locked(folder: Path, already: str = "another process trains") -> Iterator[None]:
-    """Keep other processes out of a folder. It is made, and removed at the end if it is empty.
+def locked(folder: Path, already: str = "another process is training") -> Iterator[None]:
+    """Lock a folder against other processes. It is created if needed, and removed at the end if it is empty.
 
-    The kernel releases the lock when the process ends, however it ends.
+    The kernel releases the lock when the process ends, even if it is killed.
 
     Raises
     ------
     UserError
-        Another process has the lock (``already`` begins the sentence), or the folder cannot be made or written.
+        Another process has the lock (``already`` begins the message), or the folder cannot be created or written.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     lock = FileLock(folder / "lock")
@@ -81,28 +81,26 @@ def locked(folder: Path, already: str = "another process trains") -> Iterator[No
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout:
-            raise UserError(
-                f"{already} in {folder}: wait until it has ended, or choose another folder (--out)"
-            ) from None
+            raise UserError(f"{already} in {folder}: wait until it ends, or choose another folder (--out)") from None
         except OSError as error:
             raise UserError(f"cannot write in the run folder {folder}: {error.strerror}") from None
         try:
             yield
         finally:
             with suppress(OSError):
-                (folder / "lock").unlink()  # while it is still held: afterwards it can be another process's
+                (folder / "lock").unlink()  # before the release: afterwards the file can be another process's
             lock.release()
     finally:
-        with suppress(OSError):  # it is not empty
+        with suppress(OSError):  # a folder is not empty
             for path in made:
                 path.rmdir()
 
 
 @contextmanager
 def new_run(folder: Path) -> Iterator[None]:
-    """While inside, a new run begins: any exception before its first checkpoint removes its files.
+    """A context for a new run: an exception before its first checkpoint removes its files.
 
-    So the same command can be given again. UserError when the folder has files of a run, which stay as they are.
+    The same command can then be given again. Raises UserError, and keeps all files, if the folder already has a run.
     """
     if (folder / "config.json").exists():
         raise UserError(
@@ -121,7 +119,7 @@ def new_run(folder: Path) -> Iterator[None]:
 
 
 def start(experiment: Experiment, folder: Path) -> Progress:
-    """Write the config of a new run, after what its experiment needs beside it."""
+    """Write the files that the experiment needs, then the config of a new run, and return its progress."""
     experiment.begin(folder)
     files.write_json(
         folder / "config.json",
@@ -147,10 +145,10 @@ def start(experiment: Experiment, folder: Path) -> Progress:
 
 
 def settings_in_config(experiment: Experiment) -> dict[str, dict[str, Any]]:
-    """The part of config.json that a resumed run may change: all settings, and those that the preset has not.
+    """The part of config.json that a resumed run may change: all settings, and those that differ from the preset.
 
-    Paths are absolute, so that the run can be resumed from any folder; among the changed settings, which are shown in
-    reports, a user's text has its file name.
+    In ``settings`` paths are absolute, so that the run can be resumed from any folder. In ``changed``, which reports
+    show, a text of the user is given by its file name.
     """
     preset = experiment.presets[experiment.settings.preset]
     settings = {name: value for name, value in asdict(experiment.settings).items() if name not in ("out", "resume")}
@@ -165,14 +163,14 @@ def settings_in_config(experiment: Experiment) -> dict[str, dict[str, Any]]:
 
 @cache
 def commit() -> str | None:
-    """The git commit of minizone, and "-dirty" behind it when its files have changed since; None without a checkout."""
+    """The git commit of minizone, followed by "-dirty" if files have changed since; None without a checkout."""
     checkout = Path(minizone.__file__).parents[1]
     if not (checkout / ".git").exists():
         return None
     describe = ["git", "--no-optional-locks", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty"]
     try:
         done = subprocess.run(describe, cwd=checkout, capture_output=True, text=True, check=True, timeout=5)
-    except (OSError, subprocess.SubprocessError):  # no git, or none that reads this checkout
+    except (OSError, subprocess.SubprocessError):  # git is missing, or cannot read this checkout
         return None
     return done.stdout.strip()
 
@@ -181,7 +179,7 @@ def commit() -> str | None:
 
 
 def save_checkpoint(experiment: Experiment, optimizer: Optimizer, progress: Progress, folder: Path) -> None:
-    """Write last.safetensors: all that the run needs to go on as if it had not been interrupted."""
+    """Write last.safetensors, from which the run continues as if it had not been interrupted."""
     arrays = {
         **files.prefixed("model", experiment.model.state_dict()),
         **files.prefixed("optimizer", optimizer.state_dict()),
@@ -191,7 +189,7 @@ def save_checkpoint(experiment: Experiment, optimizer: Optimizer, progress: Prog
 
 
 def load_checkpoint(experiment: Experiment, optimizer: Optimizer, folder: Path) -> Progress:
-    """Read last.safetensors; UserError when it is damaged, or of another model."""
+    """Load last.safetensors. Raises UserError if it is damaged or belongs to another model."""
     path = folder / "last.safetensors"
     arrays, metadata = files.load_arrays(path)
     if "progress" not in metadata:
@@ -207,7 +205,7 @@ def load_checkpoint(experiment: Experiment, optimizer: Optimizer, folder: Path) 
 
 
 def is_finished(folder: Path, settings: RunSettings) -> bool:
-    """Whether a run was tested at its end, and ``settings`` leave it nothing to train."""
+    """Whether a run has been trained and tested, and ``settings`` leave no epochs to train."""
     if not (folder / "summary.json").exists():
         return False
     _, metadata = files.load_arrays(folder / "last.safetensors")
@@ -215,15 +213,15 @@ def is_finished(folder: Path, settings: RunSettings) -> bool:
 
 
 def nothing_left(progress: Progress, settings: RunSettings) -> bool:
-    """Whether all epochs were trained, or --patience, which may have changed, has ended."""
+    """Whether all epochs have been trained, or --patience, which may have changed, has run out."""
     epochs_without_best = progress.epoch - 1 - progress.best_epoch
     return progress.epoch > settings.epochs or (progress.finished and 0 < settings.patience <= epochs_without_best)
 
 
 def resume(experiment: Experiment, optimizer: Optimizer, folder: Path, say: Callable[[str], None]) -> Progress:
-    """Go on from the checkpoint, or from the beginning when there is none yet. The config gets the new settings.
+    """Load the checkpoint, or start from the beginning if there is none. Write the new settings to config.json.
 
-    Raises UserError when a setting or the data have changed, or when the checkpoint is damaged.
+    Raises UserError if the data or a setting outside ``MAY_CHANGE`` changed, or if the checkpoint is damaged.
     """
     config = files.read_json(folder / "config.json")
     before, now = config["dataset"], {"name": experiment.data.name, "sha256": experiment.data.sha256}
@@ -241,7 +239,7 @@ def resume(experiment: Experiment, optimizer: Optimizer, folder: Path, say: Call
         progress = load_checkpoint(experiment, optimizer, folder)
         progress.finished = nothing_left(progress, experiment.settings)
     else:
-        say(f"there is no checkpoint in {folder} yet: the run begins again")
+        say(f"there is no checkpoint in {folder} yet: the run starts from the beginning")
         progress = Progress()
     new_config = config | settings_in_config(experiment)
     if new_config != config:
@@ -252,7 +250,7 @@ def resume(experiment: Experiment, optimizer: Optimizer, folder: Path, say: Call
 
 
 def refuse_changes(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise UserError, as in "learning_rate was 0.002, is 0.1", for settings that a resumed run must not change."""
+    """Raise UserError if settings outside ``MAY_CHANGE`` differ, as in "learning_rate was 0.002, is 0.1"."""
     differences = [
         f"{name} was {before.get(name)}, is {value}"
         for name, value in now.items()
@@ -266,13 +264,13 @@ def refuse_changes(folder: Path, before: dict[str, Any], now: dict[str, Any]) ->
 
 
 def save_best(experiment: Experiment, progress: Progress, folder: Path) -> None:
-    """Write best.safetensors: the parameters, and the epoch and the result that they are of."""
+    """Write best.safetensors: the parameters, with their epoch and validation result as metadata."""
     metadata = {"epoch": progress.best_epoch, f"valid_{experiment.metric}": progress.best_valid}
     files.save_arrays(folder / "best.safetensors", experiment.model.state_dict(), **metadata)
 
 
 def load_best(experiment: Experiment, progress: Progress, folder: Path) -> None:
-    """Load the parameters of the best epoch; UserError when the file is missing or of another epoch."""
+    """Load the parameters of the best epoch. Raises UserError if the file is missing or from another epoch."""
     path = folder / "best.safetensors"
     arrays, metadata = files.load_arrays(path)
     if "epoch" not in metadata:
@@ -286,9 +284,9 @@ def load_best(experiment: Experiment, progress: Progress, folder: Path) -> None:
 
 
 def load_parameters(experiment: Experiment, path: Path) -> None:
-    """--load-path: parameters from best or last.safetensors, or from a file in PyTorch's names.
+    """Load the parameters of --load-path: best or last.safetensors, or a file with PyTorch's names.
 
-    Raises UserError when they are of another model.
+    Raises UserError if they belong to another model.
     """
     arrays, _ = files.load_arrays(path)
     try:

@@ -1,4 +1,4 @@
-"""Runs that differ in nothing but the seed: a row of a table, a line of a figure. And how results are written."""
+"""Groups of runs that differ only in the seed (a table row, a curve in a figure), and the formatting of results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from minizone.runs.files import Row, Run
 
 PaperResults = dict[str, dict[str, float]]  # the rows of a table of the paper: {"Zoneout": {"valid": ..., "test": ...}}
-Result = tuple[float, int | None]  # of the metric; and the difficulty of a task that becomes harder: digits of a number
+Result = tuple[float, int | None]  # the metric; the number of digits in a task that becomes harder, else None
 
 NOT_A_DIFFERENCE = {"seed", "data_dir", "offline", "max_minutes"}  # runs of one group may differ in these settings
 REGULARIZERS = (
@@ -23,7 +23,7 @@ REGULARIZERS = (
     "l2_regularization", "batch_normalization",
 )  # fmt: skip
 FORMATS = {"ppl": ".1f", "cost": ".3g"}  # other metrics: .3f
-OFF = (0, "0", "0.0", "plain", None)  # their values without an effect; False is 0
+OFF = (0, "0", "0.0", "plain", None)  # values that switch a regularizer off; False is 0
 PAPER: dict[str, dict[str, dict[str, Any]]] = {  # the regularizers of each row of the paper's tables
     "char-ptb": {
         "Unregularized LSTM": {},
@@ -60,7 +60,7 @@ PAPER: dict[str, dict[str, dict[str, Any]]] = {  # the regularizers of each row 
 
 @dataclass
 class Group:
-    """Runs (see `minizone.runs.files.read_run`) of one task, data set and command, in the order of their seeds."""
+    """Runs (see `minizone.runs.files.read_run`) of one task, data set and command, in order of seed."""
 
     runs: list[Run]
 
@@ -85,12 +85,12 @@ class Group:
 
     @property
     def table(self) -> tuple[str, str]:
-        """What all groups of a table have in common: the task and the data set."""
+        """The task and the data set, which are the same for all groups of a table."""
         return self.config["task"], self.config["dataset"]["name"]
 
     @property
     def row_of_paper(self) -> str | None:
-        """The row of the paper's table with the same regularizers, whatever the data and the size of the model."""
+        """The row of the paper's table with the same regularizers, for any data and model size."""
         settings = self.config["settings"]
         if settings.get("rnn_type", "lstm") != "lstm":
             return None
@@ -100,14 +100,13 @@ class Group:
 
     @property
     def place(self) -> int:
-        """The place of its row in the paper's table; the last one when it has none."""
+        """The index of `row_of_paper` in the paper's table; the number of rows if it is None."""
         rows = list(PAPER.get(self.config["task"], {}))
         return rows.index(self.row_of_paper) if self.row_of_paper else len(rows)
 
     @property
     def paper(self) -> str | None:
-        """The row of the paper's table that the results can be compared with; None when it has no such row, or other
-        data."""
+        """`row_of_paper` if the data are the paper's, so that the results are comparable; else None."""
         return self.row_of_paper if self.row_of_paper in self.config["reference"] else None
 
     def best_valid(self) -> list[Result]:
@@ -116,19 +115,19 @@ class Group:
         return [(row[f"valid_{self.metric}"], row.get("difficulty")) for row in rows]
 
     def test(self) -> list[Result]:
-        """The test result of each run; all must have ended."""
+        """The test result of each run. All runs must have finished."""
         summaries = [run["summary"] for run in self.runs]
         return [(summary[f"test_{self.metric}"], summary.get("difficulty")) for summary in summaries]
 
     def results(self, split: str) -> list[Result]:
-        """Those of "valid" or of "test"."""
+        """`best_valid` for the split "valid", `test` for the split "test"."""
         return self.best_valid() if split == "valid" else self.test()
 
 
 def group_by_settings(runs: Iterable[Run]) -> list[Group]:
-    """Groups in the order of their first runs; those of one task and data set in the order of the paper's table.
+    """Groups in the order of their first runs; within a task and data set, in the order of the paper's table.
 
-    A seed that comes again, as of a repeated run, is in another group.
+    A repeated run, whose seed is already in the group, goes into another group.
     """
     groups: dict[tuple[object, ...], list[Run]] = defaultdict(list)
     times: Counter[tuple[object, ...]] = Counter()
@@ -149,12 +148,12 @@ def paper_results(groups: Iterable[Group]) -> PaperResults:
 
 
 def changed_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a run that differ from its preset, but for its seed and the like."""
+    """The settings of a run that differ from its preset, except those in ``NOT_A_DIFFERENCE``."""
     return {name: value for name, value in config["changed"].items() if name not in NOT_A_DIFFERENCE}
 
 
 def command(config: dict[str, Any]) -> str:
-    """The command line of a run, but for its seed."""
+    """The command line of a run, without its seed."""
     words = ["python run.py", config["task"]]
     if config["settings"]["preset"] != "quick":
         words.append(f"--preset {config['settings']['preset']}")
@@ -180,12 +179,12 @@ def best_row(run: Run) -> Row | None:
 
 
 def number(value: float, metric: str, sign: str = "") -> str:
-    """A perplexity with one decimal, a cost with three digits, other results with three decimals."""
+    """Format a perplexity with one decimal, a cost with three digits, and other results with three decimals."""
     return format(value, sign + FORMATS.get(metric, ".3f"))
 
 
 def mean_and_spread(results: Sequence[Result], metric: str) -> str:
-    """The mean, and the sample standard deviation where there are several. Each difficulty has a mean of its own."""
+    """The mean, and for several results ± the sample standard deviation. Each difficulty has its own mean."""
     values: dict[int | None, list[float]] = defaultdict(list)
     for value, difficulty in results:
         values[difficulty].append(value)

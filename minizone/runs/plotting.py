@@ -1,4 +1,4 @@
-"""Figures, made from the logs of runs alone."""
+"""Figures of runs, drawn from their logs."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from minizone.runs.groups import (
 
 Kind = Literal["curves", "zoom", "bars", "heat-map"]
 FORMATS = (".png", ".pdf", ".svg")
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")  # Okabe and Ito, for the color-blind too
-STYLES = ("-", "-.", (0, (5, 1, 1, 1, 1, 1)))  # the second six lines, the third six lines
-UNREGULARIZED = "Unregularized LSTM"  # the row of the paper's tables
-LEAST_COST = 1e-8  # `plot_networks` draws smaller costs, which are rounding errors of float32, as this
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")  # Okabe and Ito: color-blind safe
+STYLES = ("-", "-.", (0, (5, 1, 1, 1, 1, 1)))  # of curves 1 to 6, 7 to 12, 13 to 18
+UNREGULARIZED = "Unregularized LSTM"  # its row in the paper's tables
+LEAST_COST = 1e-8  # smaller costs are rounding errors of float32: `draw_networks` draws them as this value
 AUTHORS_LOG = Path(__file__).with_name("char_ptb_authors.csv")
-FIGURE_3_EPOCHS = 26  # of the paper's figure of char-ptb
+FIGURE_3_EPOCHS = 26  # on the axis of the paper's figure of char-ptb
 
 
 # ---- learning curves
@@ -48,19 +48,19 @@ FIGURE_3_EPOCHS = 26  # of the paper's figure of char-ptb
 def plot_runs(paths: list[Path], out: Path, kind: Kind = "curves", paper: PaperResults | None = None) -> None:
     """Write a figure of runs of one task. A run is a folder or a saved JSON file.
 
-    Kinds: the learning curves (`draw_runs`), the same with the end of the validation curves enlarged beside them, bars
-    (`draw_bars`, with the ``paper``'s results), a heat map (`plot_grid`).
+    Kinds: learning curves (`draw_runs`); "zoom", the same with the end of the validation curves enlarged beside them;
+    bars (`draw_bars`, with the ``paper``'s results); a heat map (`plot_grid`).
 
-    Raises UserError when a path is no run or has no finished epoch, when the runs are of different tasks or cannot be
-    drawn in this way, and when ``out`` cannot be written or does not end in .png, .pdf or .svg.
+    Raises UserError if a path is not a run or has no finished epoch, if the runs are of different tasks or do not fit
+    the kind, or if ``out`` cannot be written or does not end in .png, .pdf or .svg.
     """
     runs = [read_run(path) for path in paths]
     for path, run in zip(paths, runs, strict=True):
         if not run["rows"]:
-            raise UserError(f"{path} has no finished epoch yet, there is nothing to plot")
+            raise UserError(f"{path} has no finished epoch yet: there is nothing to plot")
     tasks = sorted({run["config"]["task"] for run in runs})
     if len(tasks) > 1:
-        raise UserError(f"these runs have no common axis: {', '.join(tasks)}")
+        raise UserError(f"runs of different tasks cannot share a figure: {', '.join(tasks)}")
     groups = group_by_settings(runs)
     if kind in ("bars", "heat-map"):
         _require_results(runs, groups)
@@ -75,9 +75,9 @@ def plot_runs(paths: list[Path], out: Path, kind: Kind = "curves", paper: PaperR
 def draw_runs(groups: list[Group], width: float = 7, *, zoom: bool = False) -> Figure:
     """Learning curves of runs of one task: training thin, validation thick, the paper's results dashed.
 
-    The curves of a group are means over its runs, and a band shows the standard deviation of the validation. Where runs
-    have different lengths, the means are over those that are there. ``width`` is in inches; the legend below the axes
-    makes the figure higher. With ``zoom`` the curves of the validation are beside it once more, enlarged.
+    The curves of a group are means over its runs, and a band shows the standard deviation of the validation. If runs
+    have different lengths, a mean is over the runs that have the epoch. ``width`` is in inches; the legend below the
+    axes adds to the height. With ``zoom`` a second panel shows the validation curves enlarged.
     """
     config = groups[0].config
     datasets = sorted({group.config["dataset"]["name"] for group in groups})
@@ -117,7 +117,7 @@ def draw_runs(groups: list[Group], width: float = 7, *, zoom: bool = False) -> F
 
 
 def _add_legend(axes: Axes, groups: list[Group], width: float, columns: int) -> float:
-    """Put the legend of the curves below them; returns how many lines high it is."""
+    """Put the legend below the curves, and return its height in lines."""
     note = "thick: validation, thin: training (with its noise)"
     if any(len(group.runs) > 1 for group in groups):
         if _is_averaged(groups[0]):
@@ -133,7 +133,7 @@ def _add_legend(axes: Axes, groups: list[Group], width: float, columns: int) -> 
 
 
 def _enlarge(axes: Axes, groups: list[Group]) -> None:
-    """Show the part around the best validation results, where the difference between the groups can be seen."""
+    """Limit the axes to the best validation results, where the groups differ."""
     best = [statistics.mean(value for value, _ in results) for results in (g.best_valid() for g in groups) if results]
     if best and max(best) > min(best):
         height = max(best) - min(best)
@@ -142,7 +142,7 @@ def _enlarge(axes: Axes, groups: list[Group]) -> None:
 
 
 def _draw_group(axes: Axes, group: Group, name: str, style: dict[str, Any], *, only_valid: bool = False) -> None:
-    """The curves of a group: means over its runs, or curves for each run."""
+    """Draw the curves of a group: means over its runs, or curves for each run."""
     for runs in [group.runs] if _is_averaged(group) else [[run] for run in group.runs]:
         epochs, train = _over_epochs(runs, f"train_{group.metric}")
         _, valid = _over_epochs(runs, f"valid_{group.metric}")
@@ -168,12 +168,12 @@ def _draw_group(axes: Axes, group: Group, name: str, style: dict[str, Any], *, o
 
 
 def _is_averaged(group: Group) -> bool:
-    """Whether a mean over the runs makes sense: not where the task becomes harder, in each run at another epoch."""
+    """Whether runs are averaged. They are not if the task becomes harder, in each run at a different epoch."""
     return "difficulty" not in group.runs[0]["rows"][0]
 
 
 def _over_epochs(runs: list[Run], column: str) -> tuple[list[int], np.ma.MaskedArray]:
-    """All epochs, and a column of the logs: (runs, epochs), masked where a run does not have the epoch."""
+    """All epochs, and a column of the logs: (runs, epochs), masked where a run lacks the epoch."""
     logs = [{row["epoch"]: row[column] for row in run["rows"]} for run in runs]
     epochs = sorted({epoch for log in logs for epoch in log})
     values = np.array([[log.get(epoch, 0.0) for epoch in epochs] for log in logs])
@@ -181,9 +181,9 @@ def _over_epochs(runs: list[Run], column: str) -> tuple[list[int], np.ma.MaskedA
 
 
 def _draw_paper(axes: Axes, groups: list[Group]) -> None:
-    """The paper's validation results for the regularizers of the groups, in their colors.
+    """Draw the paper's validation results for the regularizers of the groups, in the colors of the groups.
 
-    Those without regularizer and with zoneout are always there.
+    The results without a regularizer and with zoneout are always drawn.
     """
     colors = {group.paper: COLORS[k % len(COLORS)] for k, group in enumerate(groups)}
     shown = {UNREGULARIZED, "Zoneout", *colors}
@@ -195,7 +195,7 @@ def _draw_paper(axes: Axes, groups: list[Group]) -> None:
 
 
 def _wrapped(text: str, width: float) -> str:
-    """A text in lines that fit into ``width`` inches at 10 points. No part of it is read as a formula."""
+    """Wrap a text to ``width`` inches at 10 points, and escape $, which would start a formula."""
     text = textwrap.fill(text, round(11 * width))
     return text.replace("$", r"\$")
 
@@ -204,23 +204,23 @@ def _wrapped(text: str, width: float) -> str:
 
 
 def _require_results(runs: list[Run], groups: list[Group]) -> None:
-    """Raise UserError unless all runs have ended and their results can be compared."""
+    """Raise UserError unless all runs have finished and their results are comparable."""
     for run in runs:
         if not run["summary"]:
-            raise UserError(f"{run['name']} has not ended: bars and heat maps are of finished runs")
+            raise UserError(f"{run['name']} has not finished: bars and heat maps need finished runs")
     if not _is_averaged(groups[0]):
-        raise UserError("bars and heat maps need results of one difficulty, and this task becomes harder in each run")
+        raise UserError("bars and heat maps need results of one difficulty, but this task becomes harder during a run")
 
 
 def draw_bars(groups: list[Group], paper: PaperResults, width: float = 7) -> Figure:
-    """How much lower the results of each group are than those of the group without regularizers: validation and test.
+    """Draw how far the results of each group are below those of the unregularized group: validation and test.
 
     Bars are means over the seeds, lines the standard deviation, dots the seeds. Diamonds are the differences in the
-    ``paper``'s table, with its data and its size of the model.
+    ``paper``'s table, for its data and model size.
     """
     plain = next((group for group in groups if group.row_of_paper == UNREGULARIZED), None)
     if plain is None:
-        raise UserError("bars are differences from a run without regularizers: there is none among these runs")
+        raise UserError("bars are differences from a run without regularizers, and there is none among these runs")
     metric = plain.metric
     figure, panels = plt.subplots(1, 2, figsize=(width, 1.4 + 0.4 * len(groups)), sharey=True, layout="constrained")
     for axes, split in zip(panels, ("valid", "test"), strict=True):
@@ -246,10 +246,10 @@ def draw_bars(groups: list[Group], paper: PaperResults, width: float = 7) -> Fig
 
 
 def plot_grid(groups: list[Group], out: Path, names: list[str] | None = None) -> None:
-    """Write a heat map of the best validation results over two settings: their means over the seeds.
+    """Write a heat map of the best validation results over two settings, as means over the seeds.
 
-    ``names``: the settings, down and across; by default those in which the groups differ. Raises UserError when these
-    are not two, and as `plot_runs`.
+    ``names`` are the settings of the rows and of the columns. The default is the settings in which the groups differ.
+    Raises UserError unless these are two, and for the reasons in `plot_runs`.
     """
     settings = [group.config["settings"] for group in groups]
     if names is None:
@@ -257,7 +257,7 @@ def plot_grid(groups: list[Group], out: Path, names: list[str] | None = None) ->
         names = [name for name in changed if len({str(each.get(name)) for each in settings}) > 1]
     if len(names) != 2:
         raise UserError(
-            f"a heat map is of runs that differ in two settings, these differ in {', '.join(names) or 'none'}"
+            f"a heat map needs runs that differ in two settings, but these differ in {', '.join(names) or 'none'}"
         )
     down, across = (_axis([each[name] for each in settings]) for name in names)
     values = np.full((len(down), len(across)), np.nan)
@@ -269,7 +269,7 @@ def plot_grid(groups: list[Group], out: Path, names: list[str] | None = None) ->
 
 
 def _axis(values: list[Any]) -> list[str]:
-    """The different values of a setting as labels; numbers in their order, other values in that of the alphabet."""
+    """The distinct values of a setting as labels, in numerical order or else in alphabetical order."""
     numbers = all(isinstance(value, int | float) for value in values)
     return list(dict.fromkeys(str(value) for value in sorted(values, key=None if numbers else str)))
 
@@ -278,12 +278,12 @@ def _axis(values: list[Any]) -> list[str]:
 
 
 def plot_networks(folder: Path, out: Path) -> None:
-    """Write the figure of the run of the semantic task in a folder, see `draw_networks`."""
+    """Write the figure of the run of the semantic task in ``folder``, see `draw_networks`."""
     _save(draw_networks(read_run(folder)), out)
 
 
 def draw_networks(run: Run) -> Figure:
-    """A run of the semantic task: every element of W, with and without zoneout, and both costs below."""
+    """Draw a run of the semantic task: every element of W, with and without zoneout, and both costs below."""
     rows, settings = run["rows"], run["config"]["settings"]
     thousands = [row["update"] / 1000 for row in rows]
     marker = "o" if len(rows) == 1 else None
@@ -323,7 +323,7 @@ def plot_gradients(found: dict[str, np.ndarray], what: str, out: Path) -> None:
 
 
 def draw_gradients(found: dict[str, np.ndarray], what: str) -> Figure:
-    """Figure 6 of the paper, before training and after the last epoch; and Figure 1a of Cooijmans et al. (2017).
+    """Draw Figure 6 of the paper, before training and after the last epoch; and Figure 1a of Cooijmans et al. (2017).
 
     ``found``: the arrays that `minizone.experiments.gradients.run` writes.
     """
@@ -351,16 +351,16 @@ def draw_gradients(found: dict[str, np.ndarray], what: str) -> Figure:
 
 
 def _positive(values: np.ndarray) -> np.ndarray:
-    """The values, with NaN in the place of zeros, which a log axis cannot show."""
+    """The values, with NaN instead of zeros, which a log axis cannot show."""
     return np.where(values > 0, values, np.nan)
 
 
 def plot_heat_map(
     values: np.ndarray, down: tuple[str, list[str]], across: tuple[str, list[str]], unit: str, out: Path
 ) -> None:
-    """A table of numbers (rows, columns) as colors, with the numbers in the cells; NaN is an empty cell.
+    """Write numbers (rows, columns) as a heat map with the numbers in its cells; NaN is an empty cell.
 
-    ``down`` and ``across``: what the rows and the columns are, and the value of each.
+    ``down`` and ``across`` are the axis label and the tick labels of the rows and of the columns.
     """
     width, height = 2.5 + 0.9 * values.shape[1], 1.6 + 0.6 * values.shape[0]
     figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
@@ -381,17 +381,16 @@ def plot_heat_map(
 
 
 def to_svg(figure: Figure, prefix: str) -> str:
-    """An SVG element for a page; closes the figure. All ids begin with ``prefix``: each figure needs its own."""
+    """Render a figure as an SVG element, and close it. All ids begin with ``prefix``, which is unique on its page."""
     _, start, rest = _render(figure, "svg").decode().partition("<svg")
     plt.close(figure)
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\1{prefix}-", start + rest)
 
 
 def _save(figure: Figure, out: Path) -> None:
-    """Write the figure, in the format of its ending, and close it.
+    """Write the figure in the format of the file's ending, and close it.
 
-    Raises UserError, and leaves no file behind, when the ending is not one of ``FORMATS`` and when the file cannot be
-    written.
+    Raises UserError, and leaves no file, if the ending is not one of ``FORMATS`` or if the file cannot be written.
     """
     try:
         if out.suffix.lower() not in FORMATS:
@@ -406,13 +405,13 @@ def _save(figure: Figure, out: Path) -> None:
 
 
 def _render(figure: Figure, kind: str) -> bytes:
-    """The content of a file of the kind "png", "pdf" or "svg"."""
+    """Render the figure to the content of a "png", "pdf" or "svg" file."""
     content = io.BytesIO()
     no_date = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
     with (
         warnings.catch_warnings(),
         plt.rc_context({"svg.hashsalt": "minizone", "svg.fonttype": "none"}),
     ):  # the same ids every time
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # in a name; it is drawn as a box
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # in a name: the glyph is drawn as a box
         figure.savefig(content, format=kind, dpi=120, metadata=no_date)
     return content.getvalue()

@@ -1,4 +1,4 @@
-"""Reports of finished runs, made from their logs alone: tables in Markdown, a page in HTML, and one JSON file a run."""
+"""Reports of finished runs, from their logs: tables in Markdown, a page in HTML, and a JSON file for each run."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from minizone.runs.plotting import draw_gradients, draw_networks, draw_runs, to_
 
 Say = Callable[[str], None]
 PaperOf = Callable[[str], PaperResults]  # from a task to `minizone.runs.experiment.Experiment.paper`
-Sampler = Callable[[Path], str | None]  # from the folder of a run with weights to text that it draws, or to None
+Sampler = Callable[[Path], str | None]  # from a run folder with weights to text drawn from it, or to None
 
 TEMPLATE = Path(__file__).with_name("report.html")
-FIGURE_WIDTH = 4.6  # inches: on a phone the letters can still be read
+FIGURE_WIDTH = 4.6  # inches; the text is legible on a phone
 PAPERS_DATA = {
     "char-ptb": "Penn Treebank",
     "word-ptb": "Penn Treebank",
@@ -47,14 +47,14 @@ PAPERS_DATA = {
 
 
 def nothing(remark: str) -> None:
-    """In the place of a function that prints."""
+    """Ignore a remark: the default of ``say``."""
 
 
 def find_runs(root: Path, say: Say = nothing) -> list[Run]:
-    """All finished runs below a folder, in the order of their paths; UserError when there is none.
+    """All finished runs below a folder, in the order of their paths. Raises UserError if there are none.
 
-    A run is a folder, or a JSON file that `save_runs` wrote; other JSON files do not count. Besides what `read_run`
-    reads, a run has its ``path``. Damaged runs are left out, with a remark to ``say``.
+    A run is a folder, or a JSON file that `save_runs` wrote; other JSON files are ignored. Each run has the keys of
+    `read_run` and its ``path``. Damaged runs are left out and reported to ``say``.
     """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder with runs")
@@ -80,15 +80,15 @@ def _is_run(path: Path) -> bool:
 
 
 def save_runs(root: Path, folder: Path) -> None:
-    """Write each run below ``root`` as a JSON file: `root/task/run/` as `folder/task/run.json`.
+    """Write each run below ``root`` as a JSON file: `root/task/run/` becomes `folder/task/run.json`.
 
     Weights and the folders of the data are left out.
 
     Raises
     ------
     UserError
-        Before anything is written: ``folder`` is a file, or inside ``root``, where the next report would find each run
-        twice; or a file would replace another run.
+        If ``folder`` is a file; if it is inside ``root``, where the next report would find each run twice; or if a file
+        would replace another run. Nothing is written in these cases.
     """
     if folder.is_file():
         raise UserError(f"cannot save runs in {folder}: it is a file; give the name of a folder")
@@ -114,7 +114,7 @@ def save_runs(root: Path, folder: Path) -> None:
 
 
 def _without_folder(name: str, value: Any) -> Any:
-    """A setting; of a path to a user's text, the file name."""
+    """The value of a setting; for the path of a user's text, only the file name."""
     return Path(value).name if value and name in TEXTS else value
 
 
@@ -126,9 +126,9 @@ def _identity(config: dict[str, Any]) -> tuple[object, ...]:
 
 
 def report(root: Path, say: Say = nothing, short: PaperOf | None = None) -> str:
-    """The runs below a folder as Markdown tables, one for each task and data set; ``say`` as in `find_runs`.
+    """The runs below a folder as Markdown tables, one for each task and data set, with ``say`` as in `find_runs`.
 
-    With ``short`` the tables are those of `short_rows`, beside the paper's results.
+    With ``short``, which gives the paper's results, the tables are those of `short_rows`.
     """
     found = tables(find_runs(root, say))
     if short is None:
@@ -137,7 +137,7 @@ def report(root: Path, say: Say = nothing, short: PaperOf | None = None) -> str:
 
 
 def tables(runs: list[Run]) -> list[list[Group]]:
-    """The groups of each table: those of one task and data set."""
+    """The groups of each table. A table has one task and data set."""
     found: dict[tuple[str, str], list[Group]] = {}
     for group in group_by_settings(runs):
         found.setdefault(group.table, []).append(group)
@@ -145,7 +145,7 @@ def tables(runs: list[Run]) -> list[list[Group]]:
 
 
 def table_rows(groups: list[Group]) -> list[dict[str, str]]:
-    """The cells of a table by the names of their columns: a row for each group, and one for each other paper's result.
+    """The rows of a table as cells by column: one for each group, and one for each other result of the paper.
 
     Results are means over the seeds, with the sample standard deviation; times are means.
     """
@@ -189,7 +189,7 @@ def _row(group: Group, paper: PaperResults) -> dict[str, str]:
 
 
 def _at_difficulties(group: Group) -> dict[str, str]:
-    """The cell of a task that becomes harder: the test results at each difficulty."""
+    """For a task that becomes harder, the cell of the test results at each difficulty; else {}."""
     metric, summaries = group.metric, [run["summary"] for run in group.runs]
     digits = [n for n in range(1, 10) if f"test_{metric}_{n}" in summaries[0]]
     errors = [[(summary[f"test_{metric}_{n}"], None) for summary in summaries] for n in digits]
@@ -198,7 +198,7 @@ def _at_difficulties(group: Group) -> dict[str, str]:
 
 
 def short_rows(groups: list[Group], paper: PaperResults) -> list[dict[str, str]]:
-    """The results alone: a row for each group, with those of the same row of the paper, whatever the size of ours."""
+    """The results alone: a row for each group, with the paper's results for its regularizers, for any model size."""
     rows = []
     for group in groups:
         cells = {"run": group.label}
@@ -227,7 +227,7 @@ def _markdown(groups: list[Group], rows: list[dict[str, str]]) -> str:
 
 
 def _line(cells: Iterable[str]) -> str:
-    """One line of a Markdown table; a | in a name does not end a cell."""
+    """One line of a Markdown table; each | in a cell is escaped."""
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
@@ -235,22 +235,22 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def write_page(parts: dict[str, list[Run]], name: str, out: Path, sample: Sampler | None = None) -> None:
-    """Write runs (see `find_runs`) as one HTML page without scripts, which needs no other file and no network.
+    """Write runs (see `find_runs`) as one HTML page that has no scripts and needs no other file and no network.
 
-    ``parts``: titles, "" for none, and their runs. ``sample`` draws a text from the first run of a row that has
+    ``parts`` maps titles, or "" for none, to runs. ``sample`` draws a text from the first run of each row that has
     weights.
     """
     found = [(title, groups) for title, runs in parts.items() for groups in tables(runs)]
     sections = [_section(groups, title, f"s{k}", sample) for k, (title, groups) in enumerate(found, start=1)]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(name=name, sections=sections)
-    with suppress(FileExistsError):  # a file in the place of a folder: `write_whole` says so
+    with suppress(FileExistsError):  # a file is in the way: `write_whole` raises UserError
         out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, page.encode())
 
 
 def _section(groups: list[Group], title: str, name: str, sample: Sampler | None) -> dict[str, Any]:
-    """What the template shows of a task and data set."""
+    """The values that the template shows for a task and data set."""
     config = groups[0].config
     rows = table_rows(groups)
     subject = f"{config['task']} on {config['dataset']['name']}"
@@ -280,7 +280,7 @@ def _settings(config: dict[str, Any]) -> str:
 
 
 def _figures(groups: list[Group]) -> list[Figure]:
-    """The learning curves; W in the place of the curves of the semantic task; the gradients of the task gradients."""
+    """The learning curves, or W for the task semantic; for the task gradients also the gradients."""
     runs = [run for group in groups for run in group.runs]
     if groups[0].config["task"] == "semantic":
         return [draw_networks(runs[0])]
@@ -293,7 +293,7 @@ def _figures(groups: list[Group]) -> list[Figure]:
 
 
 def _samples(groups: list[Group], sample: Sampler) -> dict[str, str]:
-    """A text from each group, by its name, where a run has weights and its task has texts."""
+    """Texts by the name of their group, for groups with weights whose task has texts."""
     samples = {}
     for group in groups:
         with_weights = [run["path"] for run in group.runs if (run["path"] / "best.safetensors").exists()]

@@ -1,6 +1,6 @@
-"""The settings that all runs have, and the ranges of values that settings may have.
+"""The settings of all runs, and the ranges of their values.
 
-A setting declares its range with its type. `RunSettings.check` checks all ranges, those of subclasses too:
+A setting declares its range in its type. `RunSettings.check` checks all ranges, including those of subclasses:
 
     hidden_size: Annotated[int, Range(at_least=1)] = 100
 """
@@ -17,7 +17,7 @@ from minizone.optim import decayed
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """The values that a number may have. NaN and, unless ``finite`` is False, infinity are never among them."""
+    """The range of a number. It never contains NaN, and contains infinity only if ``finite`` is False."""
 
     at_least: float | None = None
     more_than: float | None = None
@@ -26,7 +26,7 @@ class Range:
     finite: bool = True
 
     def check(self, name: str, value: float) -> None:
-        """Raise UserError for a value of the setting ``name`` that is not in the range."""
+        """Raise UserError if the value of the setting ``name`` is not in the range."""
         if self.finite:
             require(-math.inf < value < math.inf, name, value, "be finite")
         if self.at_least is not None:
@@ -50,17 +50,17 @@ class RunSettings:
     """The device, the length, the files and the optimizer of a run. The preset gives the defaults."""
 
     preset: Literal["quick", "paper"] = "quick"
-    """quick: minutes on a laptop; paper: the settings of the paper. All other flags override the preset."""
+    """quick: takes minutes on a laptop; paper: the settings of the paper. All other flags override the preset."""
     device: Literal["cpu", "gpu"] = "cpu"
     """NumPy on the CPU, or CuPy on a CUDA GPU."""
     seed: Annotated[int, Range(at_least=0)] = 1
-    """Seed of the initial weights, the masks and the order of the data; 1,2,3: three runs, one after the other."""
+    """Seed of the initial weights, the masks and the order of the data. 1,2,3: three runs, one after the other."""
     data_dir: str | None = None
     """Folder with the data. The default is $MINIZONE_DATA or a cache folder. Missing files are downloaded to it."""
     offline: bool = False
-    """Download nothing. A stand-in replaces missing data, unless --dataset or --data-dir asked for the real data."""
+    """Download nothing. A stand-in replaces missing data, unless --dataset or --data-dir asks for the real data."""
     out: str | None = None
-    """Folder of the run. The default is runs/TASK/LABEL, or runs/TASK/LABEL-2, ... where that exists."""
+    """Folder of the run. The default is runs/TASK/LABEL, or runs/TASK/LABEL-2, ... if that exists."""
     resume: bool = False
     """Continue the run in that folder from its last checkpoint."""
     max_minutes: Annotated[float, Range(more_than=0, finite=False)] = math.inf
@@ -71,7 +71,7 @@ class RunSettings:
     test_cost: bool = False
     """Test after every epoch, in addition to the test of the best parameters at the end."""
     epochs: Annotated[int, Range(at_least=1)] = 1
-    """Largest number of epochs."""
+    """Maximum number of epochs."""
     patience: Annotated[int, Range(at_least=0)] = 0
     """Stop early after this number of epochs without a better validation result; 0: never."""
     hidden_size: Annotated[int, Range(at_least=1)] = 100
@@ -91,23 +91,23 @@ class RunSettings:
     rms_decay: Annotated[float, Range(at_least=0, less_than=1)] = 0.9
     """Decay rate of the moving average of squared gradients, for --algorithm rms_prop."""
     clipping: Annotated[float, Range(at_least=0)] = 1.0
-    """Largest L2 norm of the gradient or of the step, see --clip-what; 0: no clipping."""
+    """Maximum L2 norm of the gradient or of the step, see --clip-what; 0: no clipping."""
     clip_what: Literal["step", "gradient"] = "gradient"
     """gradient: clip the gradient, as in the paper; step: clip the step of the optimizer, as in the authors' code."""
     weight_noise: Annotated[float, Range(at_least=0)] = 0.0
-    """Standard deviation of Gaussian noise on the weight matrices, drawn for every minibatch; in the paper 0.075."""
+    """Standard deviation of Gaussian noise on the weight matrices, drawn for every minibatch; 0.075 in the paper."""
     l2_regularization: Annotated[float, Range(at_least=0)] = 0.0
     """Weight of the sum of squares of all weight matrices in the loss."""
 
     def check(self) -> None:
-        """Raise UserError for a value that no run could use."""
+        """Raise UserError if a value is not allowed."""
         for name, hint in get_type_hints(type(self), include_extras=True).items():
             for declared in getattr(hint, "__metadata__", ()):
                 if isinstance(declared, Range):
                     declared.check(name, getattr(self, name))
 
     def rate(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 1."""
+        """The learning rate of an epoch. The first epoch is 1."""
         return decayed(self.learning_rate, epoch, divide_by=self.lr_decay, after=self.decrease_lr_after_epoch)
 
     def label(self) -> str:

@@ -2,16 +2,16 @@
 
     from torch_model import ZoneoutRNN, load
 
-    model = load("torch.safetensors")      # in evaluation: zoneout computes its expectation, and nothing is random
-    scores, state = model(tokens)          # tokens (T, B) of int64, to scores of the next token (T, B, V)
-    scores, state = model(more, state)     # goes on where the first ones ended
-    model.train()                          # zoneout and dropout draw their masks, from the generator of torch
+    model = load("torch.safetensors")      # in evaluation mode: zoneout uses its expectation, and nothing is random
+    scores, state = model(tokens)          # tokens (T, B), int64; scores of the next token (T, B, V)
+    scores, state = model(more, state)     # continues from the last state
+    model.train()                          # zoneout and dropout draw masks from the generator of torch
 
-    layers = ZoneoutRNN("lstm", 50, 100, z_cells=[0.5], z_states=[0.05])    # new layers; one number for each
+    layers = ZoneoutRNN("lstm", 50, 100, z_cells=[0.5], z_states=[0.05])    # one number for each layer
 
-A model of images takes pixels (T, B, 1), and gives scores of the classes (B, V). T is time, B the batch, D the number
-of input features, H that of hidden units, V that of classes. Weight noise and penalties belong to the training loop and
-are not here. The file needs torch and safetensors only.
+A model of images takes pixels (T, B, 1) and returns class scores (B, V). T is the number of time steps, B the batch
+size, D the number of input features, H the number of hidden units, V the number of classes. Weight noise and penalties
+belong to the training loop and are not here. The file needs only torch and safetensors.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ GATES = {"lstm": 4, "gru": 3, "tanh": 1, "relu": 1}  # blocks of H rows: i, f, g
 
 
 def zone_out(old: Tensor, new: Tensor, keep: Tensor) -> Tensor:
-    """The state after zoneout. In training ``keep`` is 1 where the old value stays, else 0; in evaluation its mean."""
+    """The state after zoneout. In training ``keep`` is 1 where the old value stays, else 0; in evaluation the mean."""
     return keep * old + (1 - keep) * new
 
 
@@ -41,19 +41,19 @@ class ZoneoutRNN(nn.Module):
     Parameters
     ----------
     cell : "lstm", "gru", "tanh" or "relu"
-        The GRU resets before the product with weight_hh. That needs one bias only, bias_ih.
+        The GRU applies its reset gate before the product with weight_hh, so it has only one bias, bias_ih.
     input_size, hidden_size : int
         D and H.
     z_cells, z_states : list of float
-        The probability that a unit of c, of h, keeps its old value; one for each layer.
+        The probability that a unit of c or h keeps its old value, for each layer.
     drop_inputs : list of float, optional
-        Recurrent dropout (Semeniuta et al., 2016): the probability that i * g of a unit (of a GRU: n) is dropped.
+        Recurrent dropout (Semeniuta et al., 2016): the probability that i * g (n in a GRU) of a unit is dropped.
     dropout, variational : float
         Dropout between layers and after the last; variational: one mask for all time steps, also on h_{t-1}.
     shared, whole_layer, gaussian : bool
         One mask for c and h; one draw for all units of a layer; masks from Normal(z, z (1 - z)).
     static_steps : int
-        n > 0: masks of n time steps that are drawn once, and repeat. They are buffers, and stay in evaluation.
+        n > 0: masks of n time steps that are drawn once and repeat. They are buffers, and also apply in evaluation.
     output_gate : "plain", "paper", "printed" or "authors"
         Zoneout of the output gate, with the mask of ``drop_inputs``.
     """
@@ -103,7 +103,7 @@ class ZoneoutRNN(nn.Module):
     def forward(self, x: Tensor, state: Sequence[Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The output (T, B, H) of the last layer, and the last states (h, c), or (h,), each (layers, B, H).
 
-        x is (T, B, D). ``state`` is where the sequence starts; None: zeros.
+        x is (T, B, D). ``state`` is the initial state; None means zeros.
         """
         if state is None:
             zeros = x.new_zeros(self.num_layers, x.shape[1], self.hidden_size)
@@ -119,7 +119,7 @@ class ZoneoutRNN(nn.Module):
         W_ih, W_hh, b = (getattr(self, f"{name}_l{k}") for name in ("weight_ih", "weight_hh", "bias_ih"))
         if self.cell != "gru":
             b = b + getattr(self, f"bias_hh_l{k}")
-        h, c = state[0], state[-1]  # c is that of an LSTM
+        h, c = state[0], state[-1]  # only an LSTM uses c
         T, (B, H) = len(x), h.shape
         keep_h, keep_c = self.masks(k, T, B)
         input_mask = drop_mask(self.drop_inputs[k], (T, B, H), self.training, h)
@@ -135,7 +135,7 @@ class ZoneoutRNN(nn.Module):
                 gate = o
                 if self.output_gate in ("paper", "printed") and o_before is not None:
                     gate = zone_out(o_before, o, 1 - d if self.output_gate == "paper" else d)
-                new_h = zone_out(h, gate * new_c.tanh(), keep_h_t)  # of the candidate c, not of the zoned-out one
+                new_h = zone_out(h, gate * new_c.tanh(), keep_h_t)  # from the candidate c, not the zoned-out one
                 h = d * new_h + (1 - d) * f * h if self.output_gate == "authors" else new_h
                 c, o_before = zone_out(c, new_c, keep_c_t), o
             elif self.cell == "gru":
@@ -169,13 +169,13 @@ class ZoneoutRNN(nn.Module):
         return [(drawn < z).to(drawn.dtype) for drawn, z in pairs]
 
     def drop(self, x: Tensor) -> Tensor:
-        """Dropout of what enters a layer or leaves the last one, (T, B, H)."""
+        """Dropout of the input of a layer or the output of the last one, (T, B, H)."""
         x = F.dropout(x, self.dropout, self.training)
         return x * F.dropout(torch.ones_like(x[:1]), self.variational, self.training)
 
 
 class Model(nn.Module):
-    """The model of a run: inputs, `ZoneoutRNN`, and class scores. `load` makes one from a file.
+    """The model of a run: inputs, `ZoneoutRNN`, and class scores. `load` reads one from a file.
 
     Parameters
     ----------
@@ -184,11 +184,11 @@ class Model(nn.Module):
     classes : int
         V.
     images : bool
-        The inputs are pixels, and only the last output is classified; else they are tokens.
+        If True, the inputs are pixels and only the last output is classified; else the inputs are tokens.
     embedding, learned_state : bool
-        Tokens are vectors, not one-hot; the initial states are parameters, not 0.
+        Tokens are embedded, not one-hot; the initial states are parameters, not 0.
     input_drop : float
-        The probability that an input of a time step is dropped.
+        The probability that the input of a time step is dropped.
     noise : float
         Standard deviation of the noise on the initial h in training.
     summarize : bool
@@ -219,9 +219,9 @@ class Model(nn.Module):
             setattr(self, name, nn.Parameter(zeros) if learned_state else None)
 
     def forward(self, x: Tensor, state: Sequence[Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The scores (T, B, V), of images (B, V), and the last state, for tokens (T, B) or pixels (T, B, 1).
+        """The scores (T, B, V) of tokens (T, B), or (B, V) of pixels (T, B, 1), and the last state.
 
-        ``state`` is one that an earlier call returned; None: the initial one.
+        ``state`` is the state that an earlier call returned; None means the initial state.
         """
         if state is None:
             state = self.start(x)
@@ -238,7 +238,7 @@ class Model(nn.Module):
         return self.output(h[-1] if self.images else h), last
 
     def start(self, x: Tensor) -> tuple[Tensor, ...] | None:
-        """The initial states, each (layers, B, H)."""
+        """The initial states, each (layers, B, H); None if they are 0."""
         if self.h0 is None:
             return None
         h, *c = (getattr(self, name)[:, None].expand(-1, x.shape[1], -1) for name in self.states)
@@ -250,18 +250,18 @@ class Model(nn.Module):
 
 
 def drop_mask(p: float, shape: tuple[int, ...], training: bool, like: Tensor) -> Tensor:
-    """In training 0 with probability p, else 1: (T, B, ...). In evaluation the mean, 1 - p, of shape (T, 1, 1)."""
+    """In training a mask (T, B, ...), 0 with probability p, else 1; in evaluation its mean 1 - p, (T, 1, 1)."""
     if not training:
         return (1 - p) * like.new_ones(shape[0], 1, 1)
     return (torch.rand_like(like.new_empty(shape)) >= p).to(like.dtype)
 
 
 def load(path: str | Path) -> Model:
-    """The model of a file that `run.py export` wrote, in evaluation mode."""
+    """Read the model from a file that `run.py export` wrote; it is in evaluation mode."""
     with safe_open(path, framework="pt") as file:
         metadata = json.loads((file.metadata() or {}).get("minizone", "{}"))
     if "model" not in metadata:
-        raise ValueError(f"{path} does not say what its model is: it must be a file that `run.py export` wrote")
+        raise ValueError(f"{path} does not describe its model: it must be a file that `run.py export` wrote")
     model = Model(**metadata["model"])
     model.load_state_dict(load_file(path))
     return model.eval()

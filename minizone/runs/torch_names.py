@@ -1,10 +1,10 @@
-"""Weights to PyTorch and back: the names of `torch.nn.LSTM`, `RNN`, `Linear` and `Embedding`, in a safetensors file.
+"""Convert weights to the names of `torch.nn.LSTM`, `RNN`, `Linear` and `Embedding`, and back.
 
-`minizone/runs/torch_model.py` is the PyTorch module that they fit. The weights keep their shapes and the order of their
-gates, i, f, g, o; only those of an embedding are transposed. ``bias_hh`` is 0 and ``bias_ih`` is all of b; a GRU has no
-``bias_hh``, because it is not `torch.nn.GRU`. Learned initial states are ``h0`` and ``c0``, (layers, H); a network
-without an LSTM has no c0, and one without learned states has neither. ``--load-path`` takes a file in these names, too;
-where h0 and c0 are missing, they are 0.
+`minizone/runs/torch_model.py` is the PyTorch module that the weights fit. The weights keep their shapes and the order
+of their gates, i, f, g, o; only embeddings are transposed. ``bias_ih`` is b, and ``bias_hh`` is 0; a GRU has no
+``bias_hh``, because it is not `torch.nn.GRU`. Learned initial states are ``h0`` and ``c0``, (layers, H). Only an LSTM
+has c0, and a network without learned states has neither. ``--load-path`` also reads a safetensors file with these
+names; missing h0 and c0 are 0.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ STATES = ("h0", "c0")
 
 
 def torch_name(name: str) -> str:
-    """PyTorch's name of a parameter: ``rnn.layers.0.W_x`` is ``rnn.weight_ih_l0``, and ``output.W`` ``output.weight``.
+    """PyTorch's name of a parameter: ``rnn.layers.0.W_x`` is ``rnn.weight_ih_l0``, ``output.W`` is ``output.weight``.
 
     The initial states of all layers share the names ``h0`` and ``c0``.
     """
@@ -34,7 +34,7 @@ def torch_name(name: str) -> str:
 
 
 def to_torch(parameters: Mapping[str, Array]) -> dict[str, Array]:
-    """The parameters of a model in PyTorch's names; ValueError where PyTorch has no such layer."""
+    """The parameters of a model under PyTorch's names. Raises ValueError if PyTorch has no such layer."""
     if not any(name.endswith(".W_h") for name in parameters):
         raise ValueError("it has no recurrent layers")
     if any(name.endswith(".gamma_x") for name in parameters):
@@ -51,10 +51,10 @@ def to_torch(parameters: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def from_torch(arrays: Mapping[str, Array], parameters: Mapping[str, Array]) -> dict[str, Array]:
-    """PyTorch's arrays in the names of ``parameters``, which are those of the model that shall load them.
+    """PyTorch's arrays under the names of ``parameters``, the parameters of the model that will load them.
 
-    The two biases are added. Initial states that are missing are 0, and static masks are left out: the seed of the run
-    draws its own. ValueError unless the other names, and all shapes, are those of the model.
+    The two biases are added. Missing initial states are 0. Static masks are left out: the run draws its own from its
+    seed. Raises ValueError unless all other names and all shapes are those of the model.
     """
     expected = to_torch(parameters)
     arrays = {name: array for name, array in arrays.items() if ".keep_" not in name}
@@ -63,11 +63,11 @@ def from_torch(arrays: Mapping[str, Array], parameters: Mapping[str, Array]) -> 
     if missing or unexpected:
         problem = f"missing {sorted(missing)}, unexpected {sorted(unexpected)}"
         if is_gru(parameters):
-            problem += "; a GRU here resets before the product with W_h, and torch.nn.GRU after it"
+            problem += "; minizone's GRU applies its reset gate before the product with W_h, torch.nn.GRU after it"
         raise ValueError(problem)
     for name, array in arrays.items():
         if array.shape != expected[name].shape:
-            raise ValueError(f"{name} has shape {array.shape}, the model's has {expected[name].shape}")
+            raise ValueError(f"{name} has shape {array.shape}, but the model's has {expected[name].shape}")
 
     translated = {}
     for name, own in parameters.items():
@@ -83,7 +83,7 @@ def from_torch(arrays: Mapping[str, Array], parameters: Mapping[str, Array]) -> 
 
 
 def is_torch(arrays: Mapping[str, Array]) -> bool:
-    """Whether these are PyTorch's names."""
+    """Whether the arrays have PyTorch's names."""
     return any(name.endswith(".weight_ih_l0") for name in arrays)
 
 
@@ -93,5 +93,5 @@ def is_gru(parameters: Mapping[str, Array]) -> bool:
 
 
 def is_embedding(name: str, parameters: Mapping[str, Array]) -> bool:
-    """Whether a matrix (D, V) has the vectors as columns: PyTorch has them as rows. A linear layer has a bias."""
+    """Whether ``name`` is an embedding, (D, V) here and (V, D) in PyTorch. Unlike a linear layer it has no bias."""
     return name.endswith(".W") and f"{name.removesuffix('W')}b" not in parameters

@@ -1,8 +1,8 @@
 """The training loop: updates, validation, the log, checkpoints, and an orderly stop.
 
 All random numbers of an update come from streams that are keyed by (seed, purpose, epoch, update). A checkpoint
-therefore holds the parameters, the optimizer's state and a few counters, and a resumed run equals the uninterrupted
-one, bit for bit.
+therefore holds the parameters, the optimizer's state and a few counters, but no generators. A resumed run equals the
+uninterrupted one, bit for bit.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Stop = Callable[[], bool]
 
 
 class Interrupted(Exception):
-    """The run was told to stop, and has written a checkpoint. ``status`` is the exit status of the program."""
+    """The run has written a checkpoint and stopped. ``status`` is the exit status of the program."""
 
     def __init__(self, message: str, status: int):
         super().__init__(message)
@@ -59,15 +59,15 @@ def never() -> bool:
 def fit(experiment: Experiment, folder: Path, say: Say = print, stop: Stop = never) -> dict[str, Any]:
     """Train, validate after each epoch, keep the best parameters, and test them at the end.
 
-    Returns what summary.json holds. Any exception before the first checkpoint leaves nothing of a new run; after it the
-    folder can be resumed. ``stop`` is asked after each update whether to save and stop. In a thread that is not the
-    main one, signals do not stop the run; ``stop`` and ``max_minutes`` do.
+    Returns the content of summary.json. An exception before the first checkpoint leaves no files of a new run; later,
+    the run can be resumed. ``stop`` is called after each update; if it returns True, the run saves a checkpoint and
+    stops. Outside the main thread, signals do not stop the run; ``stop`` and ``max_minutes`` do.
 
     Raises
     ------
     UserError
-        The loss is no longer finite, a file cannot be written, a resumed run has other settings, or another process
-        trains in the folder.
+        The loss is no longer finite, a file cannot be written, a resumed run has other settings, or another process is
+        training in the folder.
     Interrupted
         After SIGINT, SIGTERM, ``max_minutes`` or ``stop``; a checkpoint has been written.
     """
@@ -83,7 +83,7 @@ def fit(experiment: Experiment, folder: Path, say: Say = print, stop: Stop = nev
         decay=settings.rms_decay,
     )
     if settings.resume:
-        files.read_json(folder / "config.json")  # UserError when it is not the folder of a run
+        files.read_json(folder / "config.json")  # UserError if it is not the folder of a run
     elif settings.load_path:
         run_folder.load_parameters(experiment, Path(settings.load_path))
     with run_folder.locked(folder):
@@ -100,10 +100,10 @@ def fit(experiment: Experiment, folder: Path, say: Say = print, stop: Stop = nev
 def train(
     experiment: Experiment, optimizer: Optimizer, progress: Progress, folder: Path, say: Say, stop: Stop = never
 ) -> None:
-    """All updates and epochs that are left. Raises as `fit`."""
+    """Run the remaining updates and epochs. Raises the exceptions of `fit`."""
     settings, device = experiment.settings, experiment.device
     if device.free_memory is not None:
-        say(f"device {device.name}: {device.description}, {device.free_memory / 2**30:.1f} GiB of it free")
+        say(f"device {device.name}: {device.description}, {device.free_memory / 2**30:.1f} GiB free")
     parameters = sum(parameter.data.size for parameter in experiment.model.parameters())
     say(f"{experiment.task} on {experiment.data.name}, {parameters:,} parameters, run folder {folder}")
     start = time.monotonic() - progress.seconds
@@ -142,15 +142,15 @@ def train(
                     128 + signals[0] if signals else 0,
                 )
             finish_epoch(experiment, optimizer, progress, folder, say)
-            progress.seconds = time.monotonic() - start  # validation included
+            progress.seconds = time.monotonic() - start  # including validation
 
 
 def train_on_batch(experiment: Experiment, optimizer: Optimizer, batch: Any, epoch: int, update: int) -> UpdateResult:
-    """One update: loss, gradient, step. A gradient that is not finite changes no parameter."""
+    """One update: loss, gradient, step. A gradient that is not finite leaves the parameters unchanged."""
     settings, model, device = experiment.settings, experiment.model, experiment.device
     rng = stream(settings.seed, "noise", epoch, update, device=device)
     weight_rng = stream(settings.seed, "weight noise", epoch, update, device=device) if settings.weight_noise else None
-    with np.errstate(over="ignore", invalid="ignore"):  # `read_results` finds what is not finite
+    with np.errstate(over="ignore", invalid="ignore"):  # `read_results` checks for values that are not finite
         with weight_noise(model, settings.weight_noise, weight_rng):
             loss, measure, count = experiment.loss(batch, rng)
             if settings.l2_regularization:
@@ -161,7 +161,7 @@ def train_on_batch(experiment: Experiment, optimizer: Optimizer, batch: Any, epo
 
 
 def read_results(results: Sequence[UpdateResult], progress: Progress, learning_rate: float, folder: Path) -> None:
-    """Add the results of some updates to the sums of the epoch; UserError at the first loss or norm that is not finite.
+    """Add the results of updates to the sums of the epoch. Raises UserError if a loss or norm is not finite.
 
     On a GPU this blocks until the updates are done, and copies all their numbers at once.
     """
@@ -175,7 +175,7 @@ def read_results(results: Sequence[UpdateResult], progress: Progress, learning_r
             saved = (folder / "last.safetensors").exists()
             raise UserError(
                 f"the {problem} in epoch {progress.epoch}, update {progress.update}: the run has diverged."
-                f"{' What was saved before is kept.' if saved else ''} Try a --learning-rate below {learning_rate:g}"
+                f"{' The last checkpoint is kept.' if saved else ''} Try a --learning-rate below {learning_rate:g}"
             )
         progress.measure_sum += measure * result.measure_count
         progress.measure_count += result.measure_count
@@ -188,7 +188,7 @@ def train_metric(experiment: Experiment, progress: Progress) -> float:
 
 
 def finish_epoch(experiment: Experiment, optimizer: Optimizer, progress: Progress, folder: Path, say: Say) -> None:
-    """Validate, write the best parameters, the row and the checkpoint, and count the epoch."""
+    """Validate, write the best parameters, the row and the checkpoint, and advance to the next epoch."""
     settings, metric = experiment.settings, experiment.metric
     valid = experiment.validate()
     columns = experiment.extra_columns()
@@ -254,7 +254,7 @@ def updates_per_second(progress: Progress) -> float:
 
 
 def progress_bar(progress: Progress, updates: int) -> tqdm:
-    """The progress bar of an epoch, which shows itself in a terminal only."""
+    """The progress bar of an epoch. It is shown only in a terminal."""
     return tqdm(
         total=updates,
         initial=progress.update,
@@ -268,11 +268,11 @@ def progress_bar(progress: Progress, updates: int) -> tqdm:
 
 @contextmanager
 def stop_signals(second: Any = signal.SIG_DFL) -> Iterator[list[int]]:
-    """While inside, SIGINT and SIGTERM are appended to a list; a second signal has the handler ``second``.
+    """A context that appends SIGINT and SIGTERM to a list. After the first signal, ``second`` is the handler.
 
-    Without one it ends the program at once.
+    By default the second signal ends the program at once.
 
-    Python allows signal handlers in the main thread only: in another one nothing changes, and the list stays empty.
+    Python allows signal handlers only in the main thread. In other threads, nothing changes and the list stays empty.
     """
     received: list[int] = []
 

@@ -52,7 +52,7 @@ def test_the_command_writes_the_best_weights_and_says_what_torch_lacks(program, 
     file = run / "torch.safetensors"
     assert program.main(["export", str(run)]) == 0
     assert capsys.readouterr().out.startswith(
-        f"{file}: torch.nn.LSTM; it needs --z-prob-cells 0.5, --z-prob-states 0.05 in evaluation too"
+        f"{file}: torch.nn.LSTM; in evaluation it also needs --z-prob-cells 0.5, --z-prob-states 0.05"
     )
     arrays, metadata = load_arrays(file)
     expected = to_torch(load_arrays(run / "best.safetensors")[0])
@@ -106,7 +106,7 @@ def test_a_run_of_another_kind_gives_its_weights_alone(program, tmp_path, capsys
 def test_a_module_that_the_user_has_changed_is_not_overwritten(run, tmp_path, capsys):
     (tmp_path / "torch_model.py").write_text("# mine")
     file = tmp_path / "torch.safetensors"
-    assert "exists and is another file" in refused_here(capsys, "export", run, "--out", file)
+    assert "exists with other content" in refused_here(capsys, "export", run, "--out", file)
     assert not file.exists() and (tmp_path / "torch_model.py").read_text() == "# mine"
 
 
@@ -213,7 +213,7 @@ def test_check_ends_with_1_when_the_results_differ(program, run, capsys):
     finally:
         write_json(run / "summary.json", summary)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].startswith("test_bpc: ") and lines[1].endswith(", which differ") and "differ" not in lines[2]
+    assert lines[1].startswith("test_bpc: ") and lines[1].endswith(": they differ") and "differ" not in lines[2]
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_report_prints_a_table_and_saves_each_run(program, runs, tmp_path, capsy
         ("config.json", '{"task": ', "config.json is not JSON: "),
         ("config.json", None, "config.json does not exist: "),
         ("summary.json", "", "summary.json is not JSON: "),
-        ("metrics.jsonl", None, "has no finished epoch 1 in its log"),
+        ("metrics.jsonl", None, "has no row in its log for epoch 1, its best epoch"),
     ],
 )
 def test_report_leaves_out_a_damaged_run_with_one_remark(name, content, sentence, program, runs, tmp_path, capsys):

@@ -57,7 +57,7 @@ def test_more_epochs_go_on_and_the_config_has_them_afterwards(program, finished,
 def test_a_finished_run_says_so_and_stays_as_it_is(flags, program, finished, capsys):
     before = contents(finished)
     assert program.main(["resume", str(finished), *flags.split()]) == 0
-    assert f"{finished} is finished after 2 epochs; more --epochs would go on\n" == capsys.readouterr().out
+    assert f"{finished} is finished after 2 epochs; to continue, give more --epochs\n" == capsys.readouterr().out
     assert contents(finished) == before
 
 
@@ -70,7 +70,7 @@ def test_a_finished_run_gets_its_missing_vocabulary_and_says_which_file_is_damag
     assert "best.safetensors is not a readable checkpoint" in refused_here(capsys, "resume", run)
     shutil.copy(finished / "best.safetensors", run)
     (run / "metrics.jsonl").unlink()
-    assert "has no finished epoch 2 in its log" in refused_here(capsys, "resume", run)
+    assert "has no row in its log for epoch 2, its best epoch" in refused_here(capsys, "resume", run)
 
 
 def test_a_run_that_patience_has_stopped_is_finished_until_patience_is_longer(program, tmp_path, capsys):
@@ -79,7 +79,7 @@ def test_a_run_that_patience_has_stopped_is_finished_until_patience_is_longer(pr
     assert program.main([*FLAGS, *stuck, "--out", out]) == 0
     assert len(read_rows(tmp_path / "run" / "metrics.jsonl")) == 2
     assert program.main(["resume", out]) == 0
-    assert "is finished after 2 epochs; a longer --patience would go on" in capsys.readouterr().out
+    assert "is finished after 2 epochs; to continue, give a longer --patience" in capsys.readouterr().out
     assert program.main(["resume", out, "--patience", "3"]) == 0
     assert len(read_rows(tmp_path / "run" / "metrics.jsonl")) == 4
 
@@ -133,7 +133,7 @@ def test_what_cannot_change_is_refused_and_nothing_changes(flags, sentence, fini
                 ('"text": 5', "5 for text"),
             )
         ),
-        ('{"task": "gradients", "settings": {"preset": "quick"}}', "is a part of a run: give the folder that it is in"),
+        ('{"task": "gradients", "settings": {"preset": "quick"}}', "is a part of a run: give the folder above it"),
     ],
 )
 def test_a_folder_without_a_usable_config_is_a_sentence(config, sentence, tmp_path, capsys):
@@ -154,7 +154,7 @@ def test_flags_before_the_run_and_no_run_at_all_are_refused(program, run, capsys
 def test_help_of_a_run_shows_its_own_values(program, finished, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     assert program.main(["resume", str(finished), "--help"]) == 0
-    assert "Largest number of epochs. (default: 2)" in capsys.readouterr().out
+    assert "Maximum number of epochs. (default: 2)" in capsys.readouterr().out
 
 
 def test_all_methods_of_gradients_go_on(program, tmp_path, capsys):

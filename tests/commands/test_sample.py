@@ -109,7 +109,7 @@ def test_what_is_no_run_of_a_language_model_with_weights_is_one_sentence(run, tm
     other = shutil.copytree(run, tmp_path / "other")
     train(tmp_path / "larger", epochs=1, hidden_size=13)
     shutil.copy(tmp_path / "larger" / "best.safetensors", other)
-    assert "best.safetensors is not of this run: " in refused_here(capsys, "sample", other)
+    assert "best.safetensors does not belong to this run: " in refused_here(capsys, "sample", other)
 
 
 def test_a_prompt_of_words_is_printed_as_words(program, tmp_path, capsys):

@@ -128,8 +128,8 @@ def test_one_sweep_a_folder_and_a_second_ctrl_c_ends_it_with_a_sentence(tmp_path
     grid, out = write(tmp_path, LONG), tmp_path / "out"
     process = start(ROOT / "run.py", "sweep", grid, "--out", out)
     wait_for(lambda: read_rows(out / "lstm-seed1" / "metrics.jsonl"))
-    second = refused("sweep", grid, "--out", out)
-    assert second == f"run.py: another sweep runs in {out}: wait until it has ended, or choose another folder (--out)\n"
+    sentence = f"run.py: another sweep is running in {out}: wait until it ends, or choose another folder (--out)\n"
+    assert refused("sweep", grid, "--out", out) == sentence
     for _ in range(2):
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.15)
@@ -177,15 +177,13 @@ def test_a_folder_with_other_settings_is_refused(program, tmp_path, capsys):
     words = shlex.split(capsys.readouterr().out)
     assert program.main(words[2:]) == 0
     grid = write(tmp_path, SHORT.replace("hidden-size = 24", "hidden-size = 25"))
-    assert "lstm-seed1 holds a run whose hidden_size was 24, now it is 25" in refused_here(
-        capsys, "sweep", grid, "--out", out
-    )
+    assert "lstm-seed1 holds a run whose hidden_size is 24, not 25" in refused_here(capsys, "sweep", grid, "--out", out)
 
 
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        ("--scheduler nonsense", "--scheduler must be an address as in tcp://host:8786, got 'nonsense'"),
+        ("--scheduler nonsense", "--scheduler must be an address such as tcp://host:8786, got 'nonsense'"),
         ("--scheduler tcp://h:1 --workers 2", "--workers is for this machine"),
         ("--workers x", "sweep: --workers must be a whole number, got x; see run.py sweep --help"),
         ("--workers 0", "--workers must be at least 1, got 0"),

@@ -199,7 +199,7 @@ def test_a_loss_that_is_not_finite_is_reported_with_its_own_update(gpu, tmp_path
 def test_the_log_names_the_device_its_memory_and_cuda(gpu, tmp_path):
     said: list[str] = []
     fit(CharPTB(replace(CHAR_PTB, device="gpu", epochs=1), say=quiet), tmp_path / "run", say=said.append)
-    assert said[0].startswith(f"device gpu: {gpu.description}, ") and said[0].endswith(" GiB of it free")
+    assert said[0].startswith(f"device gpu: {gpu.description}, ") and said[0].endswith(" GiB free")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["machine"] == gpu.description and {"cupy", "cuda"} <= config["versions"].keys()
 

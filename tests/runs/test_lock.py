@@ -22,7 +22,7 @@ def test_of_two_processes_that_start_at_the_same_instant_one_trains(context, who
         runs = [Run(context, folder, instant=instant, output=folder.with_name(name)) for name in ("a", "b")]
         (status, _), (other_status, sentence) = sorted(run.end() for run in runs)
         assert (status, other_status) == (0, 2), sentence
-        assert "another process trains in" in sentence or "holds a run already" in sentence
+        assert "another process is training in" in sentence or "holds a run already" in sentence
         same_run(whole, folder)
 
 
@@ -34,7 +34,7 @@ def test_a_second_run_is_refused_and_the_first_is_not_disturbed(context, whole, 
         assert first.process.is_alive()
         time.sleep(0.01)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert "another process trains in" in Run(context, folder, output=tmp_path / "second").refused()
+    assert "another process is training in" in Run(context, folder, output=tmp_path / "second").refused()
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     os.kill(first.process.pid, signal.SIGCONT)
     assert first.end()[0] == 0

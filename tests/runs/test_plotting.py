@@ -169,7 +169,7 @@ def test_bars_need_a_run_without_regularizer(tmp_path):
 def test_bars_and_heat_maps_refuse_runs_that_have_not_ended_or_become_harder(kind, tmp_path):
     running, harder = make_run(tmp_path / "running"), make_run(tmp_path / "harder")
     (running / "summary.json").unlink()
-    with pytest.raises(UserError, match="running has not ended"):
+    with pytest.raises(UserError, match="running has not finished"):
         plot_runs([running], tmp_path / "a.png", kind)
     log = harder / "metrics.jsonl"
     write_rows(log, [{**row, "difficulty": 2} for row in read_rows(log)])
@@ -200,7 +200,7 @@ def test_a_heat_map_has_a_cell_for_each_pair_of_values(tmp_path, monkeypatch):
 
 
 def test_a_heat_map_of_runs_that_differ_otherwise_is_refused(tmp_path):
-    with pytest.raises(UserError, match="differ in two settings, these differ in none"):
+    with pytest.raises(UserError, match="differ in two settings, but these differ in none"):
         plot_runs([make_run(tmp_path / "a")], tmp_path / "map.png", "heat-map")
     assert not (tmp_path / "map.png").exists()
 
@@ -230,12 +230,12 @@ def test_a_name_without_letters_in_the_font_gives_no_warning(tmp_path):
 
 
 def test_runs_of_two_tasks_have_no_common_axis(tmp_path):
-    with pytest.raises(UserError, match="no common axis: char-ptb, word-ptb"):
+    with pytest.raises(UserError, match="cannot share a figure: char-ptb, word-ptb"):
         plot_runs([make_run(tmp_path / "a"), make_run(tmp_path / "b", task="word-ptb")], tmp_path / "x.png")
 
 
 def test_a_run_without_a_finished_epoch_cannot_be_plotted(tmp_path):
     folder = make_run(tmp_path / "a")
     (folder / "metrics.jsonl").unlink()
-    with pytest.raises(UserError, match="no finished epoch"):
+    with pytest.raises(UserError, match="no row in its log for epoch 2"):
         plot_runs([folder], tmp_path / "x.png")

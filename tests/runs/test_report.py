@@ -219,7 +219,7 @@ def test_a_stand_in_is_marked_and_says_that_nothing_can_be_compared(runs, tmp_pa
     write_page({"": find_runs(runs)}, runs.name, tmp_path / "page.html")
     page = Page(tmp_path / "page.html")
     assert [a.get("class") for tag, a in page.found if tag == "section"] == [None, "stand-in", None]
-    assert page.text.count("A stand-in, not Penn Treebank: no result here can be compared with the paper.") == 1
+    assert page.text.count("Stand-in data, not Penn Treebank: these results are not comparable with the paper's.") == 1
     assert page.text.count("This task is not in the paper") == 1
 
 

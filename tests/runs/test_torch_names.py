@@ -74,9 +74,9 @@ def test_initial_states_that_are_missing_are_0_and_the_two_biases_are_added():
     [
         ("rnn.weight_hh_l0", None, r"missing \['rnn.weight_hh_l0'\]"),
         ("rnn.weight_ih_l1", np.zeros((48, 12)), r"unexpected \['rnn.weight_ih_l1'\]"),
-        ("output.bias", np.zeros(3), r"output.bias has shape \(3,\), the model's has"),
-        ("rnn.bias_ih_l0", np.zeros(1), r"rnn.bias_ih_l0 has shape \(1,\), the model's has"),
-        ("h0", np.zeros((2, 12)), r"h0 has shape \(2, 12\), the model's has \(1, 12\)"),
+        ("output.bias", np.zeros(3), r"output.bias has shape \(3,\), but the model's has"),
+        ("rnn.bias_ih_l0", np.zeros(1), r"rnn.bias_ih_l0 has shape \(1,\), but the model's has"),
+        ("h0", np.zeros((2, 12)), r"h0 has shape \(2, 12\), but the model's has \(1, 12\)"),
     ],
 )
 def test_the_arrays_of_another_model_are_refused(name, array, sentence):

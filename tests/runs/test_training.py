@@ -107,7 +107,7 @@ class Diverging(CharPTB):
 def test_a_nan_stops_the_run_names_epoch_and_update_and_keeps_the_good_checkpoint(finished, tmp_path, monkeypatch):
     updates = read_rows(finished / "metrics.jsonl")[0]["update"]  # of an epoch
     monkeypatch.setattr(Diverging, "at", updates + 4)
-    kept = "the run has diverged. What was saved before is kept. Try a --learning-rate below 0.002"
+    kept = "the run has diverged. The last checkpoint is kept. Try a --learning-rate below 0.002"
     with pytest.raises(UserError, match=f"loss is nan in epoch 2, update 4: {kept}"):
         run(tmp_path / "run", Diverging)
     run(tmp_path / "run", resume=True)
