@@ -1,4 +1,4 @@
-"""The conformance kit on adapters that can do less than minizone, and on those that raise; the command around it."""
+"""The conformance kit on adapters with fewer options than minizone and on adapters that raise, and its command."""
 
 from importlib.util import find_spec
 from pathlib import Path

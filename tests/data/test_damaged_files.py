@@ -1,4 +1,4 @@
-"""A data file that is not the one in the table is never used, and a sentence says what is wrong with it."""
+"""A data file that differs from the table is never used, and one sentence says what is wrong with it."""
 
 from __future__ import annotations
 

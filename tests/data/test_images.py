@@ -1,4 +1,4 @@
-"""MNIST: its splits, its pixels in [0, 1], smaller images, and when the 8x8 digits stand in for it."""
+"""MNIST: its splits, its pixels in [0, 1], smaller images, and when the 8x8 digits replace it."""
 
 from __future__ import annotations
 

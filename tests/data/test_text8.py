@@ -1,4 +1,4 @@
-"""text8: the files it is read from, what is refused, how much memory it takes, and when the manual stands in for it."""
+"""text8: the files it is read from, what is refused, how much memory it takes, and when the manual replaces it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several test files share: problems and masks for recurrent cells, gradients by name, small data files."""
+"""Code shared by the tests: problems and masks for recurrent cells, gradients by name, small data files."""
 
 from __future__ import annotations
 
