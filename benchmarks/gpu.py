@@ -1,8 +1,8 @@
-"""minizone on a GPU, beside PyTorch, cuDNN, JAX and the floor: layers and whole training updates, in one file.
+"""Time minizone on a GPU beside PyTorch, cuDNN, JAX and the floor: layers and whole training updates, in one file.
 
     python benchmarks/gpu.py --json results/gpu/gpu.json [--parts layers updates] [--max-minutes 9]
 
-It times what `lstm.py --device gpu` and `update.py --device gpu` time. The file is written after each row.
+It runs the benchmarks of `lstm.py --device gpu` and `update.py --device gpu`. The file is written after each row.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ class Settings(harness.Settings):
     """Time minizone on a GPU."""
 
     device: Literal["gpu"] = "gpu"
-    """Where the candidates run."""
+    """Device on which the candidates run."""
     rounds: int = 11
-    """Turns of each candidate."""
+    """Number of turns of each candidate."""
     parts: tuple[Part, ...] = ("updates", "layers")
     """What to measure, in this order."""
     max_minutes: float = math.inf
-    """Begin no row after so many minutes."""
+    """Start no new row after this many minutes."""
 
 
 def rows(settings: Settings) -> list[partial[dict[str, Any]]]:
-    """What is to be measured: a function for each row of the file."""
+    """The measurements: a function for each row of the file."""
     found: list[partial[dict[str, Any]]] = []
     for part in settings.parts:
         if part == "updates":
@@ -58,7 +58,7 @@ def main() -> int:
     wanted = rows(settings)
     for k, row in enumerate(wanted):
         if time.monotonic() - start > 60 * settings.max_minutes:
-            print(f"--max-minutes is over: {len(wanted) - k} of {len(wanted)} rows were not measured")
+            print(f"--max-minutes have passed: {len(wanted) - k} of {len(wanted)} rows were not measured")
             break
         found["results"].append(row())
         harness.save(settings.json, found)

@@ -1,9 +1,9 @@
-"""Candidates timed side by side: each in a process of its own, all alive at once, one running at a time.
+"""Time candidates side by side. Each has its own process. All are alive at once, and one runs at a time.
 
-In each round every candidate has a turn, and each round begins with another candidate. On a CPU a turn is one
-repetition, after a pause. On a GPU it is one repetition that is not timed and then as many as take 50 ms, without a
-pause between them, as in training, where the host runs ahead of the GPU. Ratios are medians of the ratios within a
-round, so that what slows a round down slows both sides of a ratio.
+In each round every candidate has a turn, and each round begins with a different candidate. On a CPU a turn is one
+repetition, after a pause. On a GPU a turn is one repetition that is not timed, and then as many as take 50 ms. There is
+no pause between them, as in training, where the host runs ahead of the GPU. Ratios are medians of the ratios within a
+round, because anything that slows down a round slows down both sides of a ratio.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
-PAUSE = 0.3  # seconds before a turn on a CPU: the threads of BLAS and OpenMP go on spinning after their work
+PAUSE = 0.3  # seconds before a turn on a CPU: the threads of BLAS and OpenMP keep spinning after their work
 TURN = 0.05  # seconds of a turn on a GPU
 MOST_REPETITIONS = 200  # in a turn
-PATIENCE = 300.0  # seconds in which a candidate must be built
+PATIENCE = 300.0  # seconds: a candidate that is not built by then fails
 SLOW_BLAS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # they make NumPy run another processor's kernels
 TF32 = ("CUPY_TF32", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")  # they make products less exact
 for variable in (*SLOW_BLAS, *TF32):  # before NumPy is imported, here and in the candidates' processes
@@ -39,18 +39,18 @@ for variable in (*SLOW_BLAS, *TF32):  # before NumPy is imported, here and in th
 
 @dataclass(frozen=True)
 class Settings:
-    """The flags that the benchmarks share."""
+    """The flags of all benchmarks."""
 
     rounds: int = 9
-    """Turns of each candidate."""
+    """Number of turns of each candidate."""
     device: Literal["cpu", "gpu"] = "cpu"
-    """Where the candidates run."""
+    """Device on which the candidates run."""
     tiny: bool = False
-    """Very small problems, to see that everything runs."""
+    """Use very small problems, to check that everything runs."""
     json: str | None = None
     """Write all numbers to this file."""
     against: str | None = None
-    """The folder of another checkout of minizone: time only this one and that one."""
+    """The folder of another checkout of minizone. Only the two checkouts are timed."""
     setup: str = ""
     """A Python statement that is run first in the process of the other checkout."""
 
@@ -59,7 +59,7 @@ class Settings:
 
 
 def process_peak_mb() -> float:
-    """The most memory that this process has had, in MB."""
+    """Peak memory of this process, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -70,12 +70,12 @@ class Built:
     repeat: Callable[[], object]
     synchronize: Callable[[], object] | None = None  # wait for the GPU; None on a CPU
     peak_mb: Callable[[], float] = process_peak_mb
-    holds: object = None  # what must not be freed, because a CUDA graph works on it
+    holds: object = None  # not to be freed, because a CUDA graph uses it
 
 
 @dataclass(frozen=True)
 class Turn:
-    """The outcome of a turn: seconds of one repetition until it is done, and until the host has asked for it."""
+    """A turn: seconds per repetition until the work is done, and until the host has launched it; peak memory in MB."""
 
     seconds: float
     host_seconds: float
@@ -98,7 +98,7 @@ def take_turn(built: Built, repetitions: int) -> Turn:
 
 
 def serve(pipe: Connection, function: str, arguments: tuple[Any, ...], checkout: Path, setup: str) -> None:
-    """Build the candidate when the first message comes; then a turn for every message, which has its repetitions."""
+    """Build the candidate on the first message. Each further message is a number of repetitions: take a turn."""
     try:
         sys.path.insert(0, str(checkout))
         exec(setup, {})
@@ -106,7 +106,7 @@ def serve(pipe: Connection, function: str, arguments: tuple[Any, ...], checkout:
         build = getattr(importlib.import_module(module), name)
         pipe.recv()
         built: Built = build(*arguments)
-        for _ in range(3):  # compilation and memory pools; CUDA graphs are recorded; they are replayed
+        for _ in range(3):  # 1: compilation, memory pools; 2: CUDA graphs are recorded; 3: and replayed
             built.repeat()
         check_checkout(checkout)
     except Exception as error:
@@ -118,7 +118,7 @@ def serve(pipe: Connection, function: str, arguments: tuple[Any, ...], checkout:
 
 
 def check_checkout(checkout: Path) -> None:
-    """Raise ImportError if minizone was imported from elsewhere: then two checkouts would be one."""
+    """Raise ImportError if minizone was imported from elsewhere: the two checkouts would then be the same."""
     if "minizone" in sys.modules:
         path = Path(str(sys.modules["minizone"].__file__)).resolve()
         if not path.is_relative_to(checkout):
@@ -139,11 +139,11 @@ class Candidate:
     Parameters
     ----------
     name : str
-        For tables and files.
+        Name in tables and files.
     function : str
-        "module.function", which gives a `Built`. The module is imported in the candidate's process alone.
+        "module.function", which returns a `Built`. The module is only imported in the candidate's process.
     arguments
-        Of the function.
+        Arguments of the function.
     checkout : Path
         The folder that minizone is imported from.
     setup : str
@@ -166,7 +166,7 @@ class Candidate:
         theirs.close()
 
     def build(self) -> None:
-        """Wait until it is built; ``error`` says what went wrong."""
+        """Wait until the candidate is built. If that fails, ``error`` is set."""
         try:
             with contextlib.suppress(OSError):  # it may have sent its error and ended
                 self.pipe.send(True)
@@ -178,7 +178,7 @@ class Candidate:
             self.error = "its process died"
 
     def ask(self, repetitions: int) -> Turn | None:
-        """A turn; None, and ``error``, where the process dies."""
+        """Take a turn. If the process dies, return None and set ``error``."""
         try:
             self.pipe.send(repetitions)
             return self.pipe.recv()
@@ -192,7 +192,7 @@ class Candidate:
         self.pipe.close()
 
     def choose_repetitions(self) -> None:
-        """As many repetitions as fill a turn on a GPU."""
+        """Choose as many repetitions as fill a turn on a GPU."""
         turn = self.ask(1)
         if turn:
             self.repetitions = max(1, min(MOST_REPETITIONS, int(TURN / max(turn.seconds, 1e-9))))
@@ -209,7 +209,7 @@ class Candidate:
         return [turn.seconds for turn in self.turns]
 
     def numbers(self, first: Candidate) -> dict[str, Any]:
-        """What a file keeps of it; "of_ours" is its time divided by that of the first candidate."""
+        """The numbers for the file; "of_ours" is the time divided by that of the first candidate."""
         if self.error:
             return {"error": self.error}
         found: dict[str, Any] = {"median_ms": 1000 * statistics.median(self.seconds), "of_ours": None}
@@ -235,7 +235,7 @@ def time_together(candidates: list[Candidate], rounds: int) -> None:
 
 
 def compare(candidates: list[Candidate], rounds: int) -> dict[str, dict[str, Any]]:
-    """Time the candidates, print a line of each and end their processes; returns the numbers by name."""
+    """Time the candidates, print a line for each and end their processes. Returns the numbers by name."""
     try:
         time_together(candidates, rounds)
         found = {candidate.name: candidate.numbers(candidates[0]) for candidate in candidates}
@@ -264,7 +264,7 @@ def both_checkouts(settings: Settings, function: str, *arguments: Any) -> list[C
 
 
 def machine(device: str) -> dict[str, Any]:
-    """The head of a file, which is printed too; ends the program with one sentence where there is no such device."""
+    """Print and return the head of a file. Ends the program with one sentence if there is no such device."""
     sys.path.insert(0, str(ROOT))
     from threadpoolctl import threadpool_info
 
@@ -292,7 +292,7 @@ def fail(sentence: str) -> NoReturn:
 
 
 def save(path: str | None, found: dict[str, Any]) -> None:
-    """Write the file, if one is wanted; it is whole after every row."""
+    """Write the numbers to a file, if there is a path."""
     if path:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(json.dumps(found, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""The same layers in JAX, on a CPU or a GPU; rows are examples. Imported in its own processes alone."""
+"""The same layers in JAX, on a CPU or a GPU. Rows are examples. Only candidates' processes import this module."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def sequence(cell: str, x: Array, w: dict[str, Array], keep_h: Array, keep_c: Ar
 
 
 def layer(cell: str, shape: Shape, device: str = "cpu") -> Built:
-    """Draw the masks, go forward over a sequence with `jax.lax.scan`, and back to the weights; jitted together."""
+    """Draw the masks, go forward over a sequence with `jax.lax.scan` and back to the weights, all jitted together."""
     jax.config.update("jax_default_device", jax.devices(device)[0])
     (T, B, _, H), a = shape, problems.arrays(cell, shape)
     x, dh = (jnp.asarray(a[name].transpose(0, 2, 1)) for name in ("x", "dh"))  # (T, B, D), (T, B, H)

@@ -1,7 +1,7 @@
 """Forward and backward of one sequence with zoneout: minizone, PyTorch, JAX, and the floor of the matrix products.
 
     python benchmarks/lstm.py [--cell lstm] [--shapes 100,32,50,1000 ...] [--device gpu] [--json FILE]
-    python benchmarks/lstm.py --against ../other-checkout     this checkout and another one, and nothing else
+    python benchmarks/lstm.py --against ../other-checkout     only this checkout and another one
 
 Peers that are not installed are left out: pip install -r benchmarks/requirements.txt
 """
@@ -26,11 +26,11 @@ class Settings(harness.Settings):
     """Time recurrent layers side by side."""
 
     rounds: int = 15
-    """Turns of each candidate."""
+    """Number of turns of each candidate."""
     cell: Cell = "lstm"
-    """Which layer."""
+    """The layer to time."""
     shapes: tuple[str, ...] = ()
-    """T,B,D,H of each problem, for example 100,32,50,1000; without it all of them."""
+    """T,B,D,H of each problem, for example 100,32,50,1000; by default all problems."""
 
 
 def candidates(cell: Cell, shape: Shape, device: str) -> list[Candidate]:
@@ -58,7 +58,7 @@ def candidates(cell: Cell, shape: Shape, device: str) -> list[Candidate]:
 
 
 def measure(cell: Cell, shape: Shape, settings: harness.Settings) -> dict[str, Any]:
-    """Time one problem and print its lines; returns the row of the file."""
+    """Time one problem and print its lines. Returns the row of the file."""
     print(f"{cell}, T B D H = {','.join(map(str, shape))}", flush=True)
     if settings.against:
         made = harness.both_checkouts(settings, "ours.layer", cell, shape, settings.device)
@@ -68,11 +68,11 @@ def measure(cell: Cell, shape: Shape, settings: harness.Settings) -> dict[str, A
 
 
 def parsed(text: str) -> Shape:
-    """T,B,D,H as numbers; ends the program with one sentence if they are not."""
+    """Parse T,B,D,H. Ends the program with one sentence if they are not numbers."""
     try:
         T, B, D, H = map(int, text.split(","))
     except ValueError:
-        harness.fail(f"--shapes wants T,B,D,H, for example 100,32,50,1000, got {text!r}")
+        harness.fail(f"--shapes must be T,B,D,H, for example 100,32,50,1000, got {text!r}")
     return T, B, D, H
 
 

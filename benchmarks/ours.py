@@ -1,6 +1,6 @@
-"""minizone's candidates, and the floor under them.
+"""minizone's candidates, and the floor of the matrix products.
 
-They use the names of `minizone`, `minizone.backend` and `minizone.experiments`, so that they also run on other
+They only use names of `minizone`, `minizone.backend` and `minizone.experiments`, so that they also run on other
 checkouts (``--against``).
 """
 
@@ -28,7 +28,7 @@ def prepare(device: str, graphs: bool = True) -> minizone.Device:
         from minizone.kernels.gpu import cuda
 
         cuda.graphs_allowed = graphs
-        warnings.filterwarnings("error", message="loops are launched step by step")  # graphs are what is measured
+        warnings.filterwarnings("error", message="loops are launched step by step")  # graphs are to be measured
     elif hasattr(backend, "keep_freed_memory"):
         backend.keep_freed_memory()
     return minizone.Device(device)
@@ -37,7 +37,7 @@ def prepare(device: str, graphs: bool = True) -> minizone.Device:
 def built(repeat: Callable[[], object], device: minizone.Device, holds: object = None) -> Built:
     if device.name == "cpu":
         return Built(repeat, holds=holds)
-    pool = backend.cupy.get_default_memory_pool()  # it gives nothing back while there is room: its size is its peak
+    pool = backend.cupy.get_default_memory_pool()  # it frees nothing while there is room: its size is its peak
     return Built(repeat, lambda: backend.synchronize(device), lambda: pool.total_bytes() / 2**20, holds)
 
 
@@ -72,7 +72,7 @@ def layer(cell: str, shape: Shape, device: str = "cpu", graphs: bool = True) -> 
 
 
 def floor(cell: str, shape: Shape, device: str = "cpu") -> Built:
-    """The matrix products of the layer and nothing else; on a GPU one after the other in one CUDA graph."""
+    """Only the matrix products of the layer; on a GPU one after the other in one CUDA graph."""
     on, (T, B, D, H), G = prepare(device), shape, GATES[cell]
     rng, xp = backend.stream(0, "floor", device=on), on.xp
 
@@ -155,7 +155,7 @@ def optimizer_of(settings: Any, model: Any) -> Any:
 
 
 def first_module(*names: str) -> ModuleType:
-    """The first of these modules that the checkout has: files have moved."""
+    """The first of these modules that the checkout has. Older checkouts use other names."""
     for name in names:
         try:
             return importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""What is timed: the shapes of layers and of whole training updates, and random numbers of these shapes.
+"""The timed problems: the shapes of layers and of whole training updates, and random numbers of these shapes.
 
 A module of minizone, PyTorch or JAX that builds a candidate takes its problem from here. NumPy is imported inside the
 functions, because minizone must be imported before it.

@@ -1,9 +1,9 @@
-"""The same layers and updates in PyTorch, on a CPU or a GPU; rows are examples. Imported in its own processes alone.
+"""The same layers and updates in PyTorch, on a CPU or a GPU. Rows are examples.
 
-The loops are at their best: inputs are projected once for all steps (or by `torch.lstm_cell`, whose arithmetic is one
-kernel), masks are drawn at once, and sequences are taken apart with ``unbind`` (``A[t]`` in the loop would make the
-backward pass quadratic in T). float32 without TF32, unless a candidate says so. "graph": forward and backward are
-captured as one CUDA graph.
+Only candidates' processes import this module. The loops are written for speed: inputs are projected once for all steps
+(or by `torch.lstm_cell`, whose arithmetic is one kernel), masks are drawn at once, and sequences are split with
+``unbind`` (``A[t]`` in the loop would make the backward pass quadratic in T). float32 is used without TF32, unless a
+candidate sets it. ``graph``: forward and backward are captured as one CUDA graph.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 DROPOUT = 0.65  # of word-ptb
 CLIPPING = {"char-ptb": 1.0, "pmnist": 1.0, "word-ptb": 10.0}
 State = tuple[Tensor, ...]  # (h, c) or (h,), each (B, H)
-Step = Callable[[Tensor, State], State]  # from what enters at a time step and the states to the new states
+Step = Callable[[Tensor, State], State]  # input of a time step and states -> new states
 
 
 def prepare(device: str, tf32: bool = False) -> torch.device:
@@ -37,7 +37,7 @@ def built(repeat: Callable[[], object], device: torch.device, holds: object = No
 
 
 def captured(run: Callable[[], None]) -> Callable[[], None]:
-    """``run`` as one CUDA graph; its arrays must stay where they are, and its gradients be None when it begins."""
+    """Capture ``run`` as one CUDA graph. Its arrays must not move, and its gradients must be None at the start."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -105,7 +105,7 @@ def bn_lstm_step(W_h: Tensor, b: Tensor, gamma_x: Tensor, gamma_h: Tensor, gamma
 
 
 def unroll(step: Step, inputs: Tensor, states: State, masks: State) -> Tensor:
-    """All h (T, B, H) with zoneout, for a mask (T, B, H) of each state."""
+    """All h (T, B, H) with zoneout, for one mask (T, B, H) for each state."""
     outputs = []
     for x_t, *keeps in zip(inputs.unbind(0), *(mask.unbind(0) for mask in masks), strict=True):
         candidates = step(x_t, states)
@@ -115,7 +115,7 @@ def unroll(step: Step, inputs: Tensor, states: State, masks: State) -> Tensor:
 
 
 def sequence(cell: str, x: Tensor, weights: list[Tensor], states: State, masks: State) -> Tensor:
-    """All h (T, B, H) of a layer, for x (T, B, D); ``cell`` "LSTMCell": an LSTM around PyTorch's own cell."""
+    """All h (T, B, H) of a layer, for x (T, B, D). ``cell`` "LSTMCell" is an LSTM around PyTorch's own cell."""
     W_x, W_h, b, *gains = weights
     if cell == "LSTMCell":
         return unroll(lstm_cell_step(W_x, W_h, b), x, states, masks)
@@ -132,7 +132,7 @@ def sequence(cell: str, x: Tensor, weights: list[Tensor], states: State, masks: 
 def layer(cell: str, shape: Shape, device: str = "cpu", own_cell: bool = False, graph: bool = False) -> Built:
     """Draw the masks, go forward over a sequence, and back to the gradients of the weights.
 
-    ``own_cell``: an LSTM is built around `torch.nn.LSTMCell`. ``graph``: as one CUDA graph.
+    ``own_cell``: build an LSTM around `torch.nn.LSTMCell`. ``graph``: run it as one CUDA graph.
     """
     on, (T, B, _, H), a = prepare(device), shape, problems.arrays(cell, shape)
     x = torch.tensor(a["x"].transpose(0, 2, 1).copy(), device=on)  # (T, B, D)
@@ -161,7 +161,7 @@ def layer(cell: str, shape: Shape, device: str = "cpu", own_cell: bool = False, 
 
 
 def plain_layer(cell: str, shape: Shape, device: str = "cpu", tf32: bool = False) -> Built:
-    """`torch.nn.LSTM` (GRU, RNN), on a GPU that of cuDNN: the whole sequence at once, and no zoneout."""
+    """`torch.nn.LSTM` (GRU, RNN), which is cuDNN's on a GPU: the whole sequence at once, without zoneout."""
     on, (_, _, D, H), a = prepare(device, tf32), shape, problems.arrays(cell, shape)
     x = torch.tensor(a["x"].transpose(0, 2, 1).copy(), device=on)  # (T, B, D)
     dh = torch.tensor(a["dh"].transpose(0, 2, 1).copy(), device=on)  # (T, B, H)
@@ -178,7 +178,7 @@ def plain_layer(cell: str, shape: Shape, device: str = "cpu", tf32: bool = False
 
 
 class Model(torch.nn.Module):
-    """The model of a task, with `problems.TASKS` for its shape; tokens (T, B) or pixels (T, B, 1) to scores."""
+    """The model of a task, with a shape from `problems.TASKS`: tokens (T, B) or pixels (T, B, 1) to scores."""
 
     def __init__(self, task: str, shape: UpdateShape):
         super().__init__()
@@ -200,7 +200,7 @@ class Model(torch.nn.Module):
         return torch.nn.Parameter(0.04 * torch.randn(*size))
 
     def forward(self, x: Tensor, masks: list[State], one_hot: bool = False) -> Tensor:
-        """``one_hot``: tokens of characters as a product, whose gradient can be captured in a CUDA graph."""
+        """``one_hot``: embed characters by a product, whose gradient can be captured in a CUDA graph."""
         if self.embedding is not None:
             x = self.drop(F.embedding(x, self.embedding))  # (T, B, H)
         for weights, layer_masks in zip(self.layers, masks, strict=True):
@@ -229,7 +229,7 @@ class Model(torch.nn.Module):
 
 
 def optimizer_of(task: str, model: Model, graph: bool) -> torch.optim.Optimizer:
-    """The paper's; ``graph``: one whose step can be captured."""
+    """The paper's optimizer. With ``graph``, its step can be captured."""
     if task == "char-ptb":
         return torch.optim.Adam(model.parameters(), lr=2e-3, foreach=True, capturable=graph)
     if task == "pmnist":
@@ -240,7 +240,7 @@ def optimizer_of(task: str, model: Model, graph: bool) -> torch.optim.Optimizer:
 def update(task: str, shape: UpdateShape, device: str = "cpu", graph: bool = False) -> Built:
     """A training update: masks, loss and gradients, clipping of the gradient, step.
 
-    On a GPU the minibatch lies ready in page-locked memory, and is copied to the device.
+    On a GPU the minibatch starts in page-locked memory and is copied to the device.
     """
     on, (T, B, _, H, layers, z_c, z_h) = prepare(device), shape
     model = Model(task, shape).to(on)

@@ -3,8 +3,8 @@
     python benchmarks/tables.py layers FILE [FILE ...]                layers, updates, tricks or paper
     python benchmarks/tables.py layers results/cpu/lstm.json results/cpu/lstm-intel.json
 
-Several files are of several machines, side by side; the rows are those of the first file. "paper" is a short table of
-the LSTMs of the paper. `python results/make.py` puts all tables into their pages.
+The files of several machines are shown side by side, with the rows of the first file. "paper" is a short table of the
+LSTMs of the paper. `python results/make.py` writes all tables into their pages.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 OLD_NAMES = ("torch", "torch loop, where", "torch loop, lerp", "LSTMCell, where", "LSTMCell, lerp")
-PEERS = {  # column: the candidates of that kind, of which the fastest counts
+PEERS = {  # column: its candidates, of which the fastest is shown
     "no graphs": ("minizone, no graphs",),
     "torch loop": ("torch loop", "LSTMCell", *OLD_NAMES),
     "graphed torch loop": ("graphed torch loop", "graphed LSTMCell"),
@@ -26,7 +26,7 @@ PEERS = {  # column: the candidates of that kind, of which the fastest counts
     "floor": ("floor",),
     "our lstm": ("minizone lstm",),
 }
-LSTMS_OF_THE_PAPER = {  # by their rows
+LSTMS_OF_THE_PAPER = {  # name of the row -> title
     "lstm 100x32x50x1000": "char-PTB, 1,000 units",
     "lstm 784x100x1x100": "permuted MNIST, 100 units",
     "lstm 35x20x1500x1500": "word-PTB, 1,500 units",
@@ -37,7 +37,7 @@ Column = list[str]  # the heading, then a cell for each row
 
 
 def main(kind: str, *paths: str) -> str:
-    """A line on each machine, and the table."""
+    """A line for each machine, and the table."""
     files = [json.loads(Path(path).read_text()) for path in paths]
     columns = tricks(files) if kind == "tricks" else times(kind, files)
     columns = [columns[0]] + [column for column in columns[1:] if any(column[1:])]
@@ -45,7 +45,7 @@ def main(kind: str, *paths: str) -> str:
 
 
 def times(kind: str, files: list[dict[str, Any]]) -> list[Column]:
-    """Of layers or updates: minizone's time, how many times as fast as the others it is, and the peaks of memory."""
+    """Layers or updates: minizone's time, its speed relative to the others, and peak memory."""
     key = "task" if kind == "updates" else "cell"
     results = [[row for row in each["results"] if key in row] for each in files]
     names = [row_name(row) for row in results[0] if kind != "paper" or row_name(row) in LSTMS_OF_THE_PAPER]
@@ -111,7 +111,7 @@ def described(machine: dict[str, Any]) -> str:
 
 
 def device(machine: dict[str, Any]) -> str:
-    return machine.get("device") or f"{machine['processor']}, {machine['cores']} cores"  # as files had it before
+    return machine.get("device") or f"{machine['processor']}, {machine['cores']} cores"  # in older files
 
 
 def short_name(machine: dict[str, Any]) -> str:

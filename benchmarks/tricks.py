@@ -2,8 +2,8 @@
 
 python benchmarks/tricks.py [--rounds 9] [--json results/cpu/tricks.json]
 
-How a trick is taken out is one function below. It is called in the candidate's process before anything else, and
-imports what it changes.
+Each trick has a function below that takes it out. It is called first in the candidate's process, and imports what it
+changes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _, PIXELS, WORDS, MIDDLE, *_ = SHAPES
 
 
 def change(owner: Any, name: str, value: Any) -> None:
-    """Set an attribute that must be there: a trick whose constant has another name now would not be taken out."""
+    """Set an existing attribute. AttributeError if it was renamed: the trick would not be taken out."""
     getattr(owner, name)
     setattr(owner, name, value)
 
@@ -70,7 +70,7 @@ def without_kept_memory() -> None:
 
 @dataclass(frozen=True)
 class Trick:
-    """A row of the table: a name, how the trick is taken out, and the layer or the update that it is tried on."""
+    """A row of the table: the name of the trick, how it is taken out, and the layer or update that is timed."""
 
     name: str
     take_out: Callable[[], None]
@@ -94,9 +94,9 @@ class Settings:
     """Time every trick."""
 
     rounds: int = 9
-    """Turns of each candidate."""
+    """Number of turns of each candidate."""
     tiny: bool = False
-    """Very small problems, to see that everything runs."""
+    """Use very small problems, to check that everything runs."""
     json: str | None = None
     """Write all numbers to this file."""
 

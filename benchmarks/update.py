@@ -1,9 +1,9 @@
 """One whole training update of the paper's models: minizone, and the same model in PyTorch.
 
     python benchmarks/update.py [--tasks char-ptb pmnist word-ptb] [--device gpu] [--json FILE]
-    python benchmarks/update.py --against ../other-checkout   this checkout and another one, and nothing else
+    python benchmarks/update.py --against ../other-checkout   only this checkout and another one
 
-Random data of the paper's shapes; masks drawn, gradients clipped, parameters updated. PyTorch is optional:
+The data are random, in the paper's shapes. Masks, clipping and the optimizer are included. PyTorch is optional:
 pip install -r benchmarks/requirements.txt
 """
 
@@ -27,7 +27,7 @@ class Settings(harness.Settings):
     """Time whole training updates."""
 
     tasks: tuple[Task, ...] = ALL_TASKS
-    """Which models."""
+    """The models to time."""
 
 
 def candidates(task: Task, shape: UpdateShape, device: str) -> list[Candidate]:
@@ -43,7 +43,7 @@ def candidates(task: Task, shape: UpdateShape, device: str) -> list[Candidate]:
 
 
 def measure(task: Task, settings: harness.Settings) -> dict[str, Any]:
-    """Time one task and print its lines; returns the row of the file."""
+    """Time one task and print its lines. Returns the row of the file."""
     print(task, flush=True)
     shape = TINY_TASKS[task] if settings.tiny else TASKS[task]
     if settings.against:

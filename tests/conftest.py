@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy: pytest -n auto has a process on every core already
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy: pytest -n auto already has a process on every core
 
 import pytest
 
@@ -23,7 +23,7 @@ from tests.helpers import SMALL, known
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Print what the tests recorded: the sum over all tests of integers, the largest of other numbers."""
+    """Print what the tests recorded: the sum of integers over all tests, the maximum of other numbers."""
     recorded: dict[str, list[Any]] = {}
     for report in terminalreporter.getreports("passed"):
         if report.when == "call":
@@ -45,7 +45,7 @@ def gpu(request, monkeypatch) -> Iterator[Device]:
         monkeypatch.setattr(backend, "cupy", xp)
         monkeypatch.setattr(backend, "load_cublas", xp.cublas)
     yield Device("gpu")
-    if request.param == "stand-in":  # each test has its own stand-in, so what was cached for it is not used again
+    if request.param == "stand-in":  # each test has its own stand-in: clear what was cached for it
         cuda._blas.cache_clear()
         cuda._compiled.cache_clear()
         cuda._free.clear()
@@ -61,7 +61,7 @@ def cupy(gpu) -> standin.Cupy:
 
 @pytest.fixture
 def never_waiting(gpu) -> Callable[[], AbstractContextManager[None]]:
-    """A context in which it is an error when the host waits for the GPU."""
+    """A context in which it is an error to synchronize the host with the GPU."""
 
     @contextmanager
     def on_stand_in() -> Iterator[None]:
@@ -84,13 +84,13 @@ def never_waiting(gpu) -> Callable[[], AbstractContextManager[None]]:
         return on_stand_in
     cupyx = pytest.importorskip("cupyx")
     if not hasattr(cupyx, "allow_synchronize"):
-        pytest.skip("this CuPy cannot tell where it waits")
+        pytest.skip("this CuPy cannot detect synchronizations")
     return on_device
 
 
 @pytest.fixture
 def nobody_elses_files(monkeypatch, tmp_path):
-    """Tests do not use the data folder, cache and proxy of whoever runs them, except for those on real data."""
+    """Isolate tests from the data folder, cache and proxy of the user, except tests on real data."""
     monkeypatch.setenv("MINIZONE_DATA", str(tmp_path / "environment"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -98,7 +98,7 @@ def nobody_elses_files(monkeypatch, tmp_path):
 
 @pytest.fixture
 def small(tmp_path, monkeypatch) -> Path:
-    """A data folder with small files, whose sizes and checksums are in the table of known files."""
+    """A data folder with small files. Their sizes and checksums are in the table of known files."""
     folder = tmp_path / "data"
     (folder / "ptb").mkdir(parents=True)
     for relative, raw in SMALL.items():

@@ -1,6 +1,6 @@
 """Fifty updates of a character model with zoneout have the losses that PyTorch had, in fixtures/torch_losses.json.
 
-The losses were written, and are held against PyTorch where it is installed, by tests/test_torch_parity.py.
+tests/test_torch_parity.py wrote the losses, and compares them with PyTorch if it is installed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the README shows is what happens."""
+"""The commands of the README do what it shows."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Both ways to install minizone, `pip install -r requirements.txt` and `pip install .`, bring the same packages."""
+"""Both ways to install minizone, `pip install -r requirements.txt` and `pip install .`, install the same packages."""
 
 import tomllib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every table and figure in the pages is what the committed runs give, and no claim has a verdict without a run."""
+"""Every table and figure in the pages is made from the committed runs, and no claim has a verdict without a run."""
 
 import json
 import re

@@ -1,7 +1,7 @@
-"""The same training in PyTorch, and exported weights in PyTorch's own layers; skipped where there is no PyTorch.
+"""The same training in PyTorch, and exported weights in PyTorch's own layers; skipped without PyTorch.
 
 The numbers: pip install torch --index-url https://download.pytorch.org/whl/cpu; pytest -s tests/test_torch_parity.py
-The losses that tests/test_parity.py needs, written anew: PYTHONPATH=. python tests/test_torch_parity.py
+To rewrite the losses for tests/test_parity.py: PYTHONPATH=. python tests/test_torch_parity.py
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Masks of zoneout of every kind, and what a layer computes with them. tests/conformance has the published bugs."""
+"""All kinds of zoneout masks, and what a layer computes with them. tests/conformance has the published bugs."""
 
 from __future__ import annotations
 

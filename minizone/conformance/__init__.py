@@ -1,37 +1,37 @@
-"""Is this a correct zoneout? Sixteen invariants that are checked on anybody's LSTM.
+"""Is this a correct zoneout? Sixteen invariants that can be checked on any LSTM.
 
-`python run.py conformance MODULE:ADAPTER` tests an implementation. ADAPTER is a class that makes it runnable, MODULE
-a .py file or an importable module. The kit gives weights in minizone's layout (those of `torch.nn.LSTM`, one bias)
-and inputs whose columns are examples. The adapter converts them, and gives NumPy arrays back. A whole example:
+`python run.py conformance MODULE:ADAPTER` tests an implementation. MODULE is a .py file or an importable module, and
+ADAPTER is a class in it. The kit passes weights in minizone's layout (that of `torch.nn.LSTM`, with one bias) and
+inputs whose columns are examples. The adapter converts them and returns NumPy arrays. An example:
 
     from minizone.conformance import NotOffered
 
     class Adapter:
         def __init__(self, W_x, W_h, b, z_h, z_c):    # (4H, D), (4H, H), (4H,), rows i, f, g, o; z: probability to keep
             if z_c:
-                raise NotOffered("zones out h only")  # this is no failure; the table says so
+                raise NotOffered("zones out h only")  # not a failure; the table gives the reason
             self.layer = ...
 
         def step(self, x, h, c, train, seed):         # x (D, B); h, c (H, B); train: draw masks, else evaluate
             if seed is not None:                      # an integer in the first step of a sequence, then None:
-                seed_the_library(seed)                # the generator is not seeded again
+                seed_the_library(seed)                # the generator continues
             return output, h, c                       # each (H, B)
 
         def initial(self, B):                         # optional: the states h, c (H, B) that the library starts from
             ...
 
-        def gradient(self, x, h, c, r, q, seed):      # optional: of (r * output).sum() + (q * last c).sum() in
-            return {"x": ..., "W_h": ...}             # training, by any of x, h, c, W_x, W_h, b; x (T, D, B)
+        def gradient(self, x, h, c, r, q, seed):      # optional: gradient of (r * output).sum() + (q * last c).sum()
+            return {"x": ..., "W_h": ...}             # in training, w.r.t. any of x (T, D, B), h, c, W_x, W_h, b
 
-In place of `step` there may be `sequence(x, h, c, train, seed)`: from x (T, D, B) to the outputs (T, H, B), and to h
-and c, (T, H, B) or, where only the last ones are returned, (H, B). The kit never needs a mask. A seed is enough,
-and without one all invariants but the gradient can be tested.
+Instead of `step`, an adapter can have `sequence(x, h, c, train, seed)`. It takes x (T, D, B) and returns the outputs
+(T, H, B), and h and c of all steps (T, H, B) or of the last step (H, B). The kit needs no masks, only the seed. An
+adapter that ignores the seed is tested by all invariants except the gradient.
 
 adapters.py         `Function` and `Layer`: minizone itself
 broken.py           a catalogue of zoneouts with one bug each, and the invariants that catch it
 invariants.py       the checks
 implementation.py   how an adapter is made and called
-kit.py              `load`, `conform`, `table`: what the command does
+kit.py              `load`, `conform`, `table`: the parts of the command
 """
 
 from minizone.conformance.adapters import Function, Layer

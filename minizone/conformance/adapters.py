@@ -36,7 +36,7 @@ class Function:
 
 
 class Layer:
-    """`minizone.LSTM`, as models use it: of c it returns the last one only."""
+    """`minizone.LSTM`, as models use it: it returns only the last c."""
 
     def __init__(self, W_x: Array, W_h: Array, b: Array, z_h: float, z_c: float):
         H, D = W_h.shape[1], W_x.shape[1]

@@ -1,14 +1,13 @@
-"""A catalogue of zoneouts that are wrong. Each has one bug, most of them of published code, and none raises an error.
+"""A catalogue of broken zoneouts. Each has one bug, most of them from published code, and none raises an error.
 
-`ReadableLSTM` is a correct zoneout LSTM, in small methods. Each class in `CATALOGUE` overrides the part that somebody
-got wrong, and says
+`ReadableLSTM` is a correct zoneout LSTM in small methods. Each class in `CATALOGUE` overrides one part with a bug:
 
     its docstring   what the bug is
     whose           whose code had it
     cost            what a user loses
-    caught_by       the names of the invariants that fail on it; all others pass
+    caught_by       the names of the invariants that fail; all others pass
 
-All of them are adapters: ``python run.py conformance minizone.conformance.broken:UnzonedOutput`` shows the kit at work.
+All classes are adapters. Try ``python run.py conformance minizone.conformance.broken:UnzonedOutput``.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from minizone.autograd.tensor import Tensor, no_grad
 from minizone.backend import Array, bernoulli, stream
 from minizone.recurrent.cells import lstm_gates
 
-Masks = tuple[Array, Array]  # keep_h and keep_c, each (T, H, B): 1 where the old value stays
+Masks = tuple[Array, Array]  # keep_h and keep_c, each (T, H, B): 1 where the old value is kept
 
 
 class ReadableLSTM:
-    """A correct zoneout LSTM, one step after the other, differentiated by the tape."""
+    """A correct zoneout LSTM, step by step, differentiated by the tape."""
 
     whose: ClassVar[str]
     cost: ClassVar[str]
@@ -37,7 +36,7 @@ class ReadableLSTM:
         self.z_h, self.z_c = z_h, z_c
         self.training = True
 
-    # ---- the parts that go wrong
+    # ---- the parts that the bugs override
 
     def training_masks(self, T: int, H: int, B: int, seed: int) -> Masks:
         rng = stream(seed, "masks")
@@ -55,7 +54,7 @@ class ReadableLSTM:
         return keep * old + (1 - keep) * new
 
     def output(self, old_h: Tensor, new_h: Tensor, h: Tensor) -> Tensor:
-        """What the layer emits, from the previous state, the candidate and the state after zoneout."""
+        """The output of the layer, from the previous state, the candidate and the state after zoneout."""
         return h
 
     def step(
@@ -109,7 +108,7 @@ class ReadableLSTM:
 
 
 class UnzonedOutput(ReadableLSTM):
-    """The state is zoned out, the output is not."""
+    """The state is zoned out, but the output is not."""
 
     whose = "the authors' TensorFlow wrapper (zoneout #6), RETURNN #1313, Tacotron-2, haste's TensorFlow layer"
     cost = "the layers above train without zoneout, and a trained model changes when the bug is fixed"
@@ -137,10 +136,10 @@ class OutputMaskOfItsOwn(ReadableLSTM):
 
 
 class NoExpectation(ReadableLSTM):
-    """Evaluation takes the new state and leaves the old one out."""
+    """Evaluation uses the new state and ignores the old one."""
 
     whose = "Chainer's StatefulZoneoutLSTM, Tacotron-2"
-    cost = "at test time every state moves faster than it did in training; speech came out too fast"
+    cost = "states change faster at test time than in training; generated speech was too fast"
     caught_by = frozenset({"expectation"})
 
     def evaluation_masks(self, T, H, B, seed):
@@ -148,9 +147,9 @@ class NoExpectation(ReadableLSTM):
 
 
 class NoiseInEvaluation(ReadableLSTM):
-    """Evaluation draws masks as training does."""
+    """Evaluation draws masks, as training does."""
 
-    whose = "the authors' TensorFlow wrapper, which is never told that it is not training"
+    whose = "the authors' TensorFlow wrapper, which always runs in training mode"
     cost = "scores that are worse and differ from one evaluation to the next"
     caught_by = frozenset({"deterministic", "linear", "expectation"})
 
@@ -188,7 +187,7 @@ class SameMaskEachStep(ReadableLSTM):
     """All time steps of a sequence have the same mask."""
 
     whose = "TensorFlow #2789: with a seed, each unrolled step drew the same numbers"
-    cost = "a unit keeps its value for the whole sequence or never"
+    cost = "a unit keeps its old value at all steps of a sequence or at none"
     caught_by = frozenset({"steps"})
 
     def training_masks(self, T, H, B, seed):
@@ -200,7 +199,7 @@ class SameMaskEachExample(ReadableLSTM):
     """All examples of a minibatch have the same mask."""
 
     whose = "the authors' semantic-consistency script, on purpose"
-    cost = "gradients with more noise: a minibatch averages over one mask and not over many"
+    cost = "noisier gradients: a minibatch averages over one mask instead of many"
     caught_by = frozenset({"examples"})
 
     def training_masks(self, T, H, B, seed):
@@ -221,12 +220,12 @@ class SameMaskEachUnit(ReadableLSTM):
 
 
 class SameMaskEachUpdate(ReadableLSTM):
-    """The generator starts anew with the same seed in each update."""
+    """The generator is reset to the same seed in each update."""
 
     whose = (
-        "no published code that we know of; the authors' pMNIST script comes near, it sets the seed with each stream"
+        "no published code that we know of; the authors' pMNIST script comes close: it sets the seed with each stream"
     )
-    cost = "static identity connections in place of noise"
+    cost = "static identity connections instead of noise"
     caught_by = frozenset({"updates"})
 
     def training_masks(self, T, H, B, seed):
@@ -237,7 +236,7 @@ class MaskFromDropoutOfOnes(ReadableLSTM):
     """The mask is Dropout(ones), whose ones are rescaled to 1 / z."""
 
     whose = "MXNet #5567"
-    cost = "a state that is kept is multiplied by 1 / z in each step and grows"
+    cost = "a kept state is multiplied by 1 / z in each step and grows"
     caught_by = frozenset({"either", "frequency"})
 
     def training_masks(self, T, H, B, seed):
@@ -249,10 +248,10 @@ class MaskFromDropoutOfOnes(ReadableLSTM):
 
 
 class InvertedProbability(ReadableLSTM):
-    """z is the probability of updating and not of keeping."""
+    """z is the probability of updating, not of keeping."""
 
     whose = "the authors' Theano gist; the flags of their char-PTB, word-PTB and text8 scripts"
-    cost = "z = 0.05 means that 95 % of the units are zoned out"
+    cost = "z = 0.05 means that 95 % of the units keep their old value"
     caught_by = frozenset({"plain", "frozen", "cells only", "either", "frequency", "expectation"})
 
     def __init__(self, W_x, W_h, b, z_h, z_c):
@@ -260,7 +259,7 @@ class InvertedProbability(ReadableLSTM):
 
 
 class SwappedProbabilities(ReadableLSTM):
-    """The probability of c goes to h, and that of h to c."""
+    """The probability of c is used for h, and that of h for c."""
 
     whose = "the authors' pMNIST script: (cells, states) are passed to a constructor of (states, cells)"
     cost = "the paper's 0.5 and 0.05 become 0.05 and 0.5"
@@ -271,9 +270,9 @@ class SwappedProbabilities(ReadableLSTM):
 
 
 class CellsIgnored(ReadableLSTM):
-    """A probability for c is accepted, and only h is zoned out."""
+    """A probability for c is accepted, but only h is zoned out."""
 
-    whose = "haste, which zones out h alone (#29 asks for c)"
+    whose = "haste, which zones out only h (#29 asks for c)"
     cost = "zoneout of c, which has the larger probability in the paper's best models"
     caught_by = frozenset({"frozen", "cells only", "frequency", "expectation"})
 
@@ -285,10 +284,10 @@ class CellsIgnored(ReadableLSTM):
 
 
 class TanhOfZonedCell(ReadableLSTM):
-    """h~ is made from the cell after zoneout and not from the candidate cell."""
+    """h~ is computed from the cell after zoneout, not from the candidate cell."""
 
-    whose = "no published code that we know of; one writes it by updating c first"
-    cost = "h no longer follows its input where c is kept, and evaluation is not the mean over the masks"
+    whose = "no published code that we know of; it happens when c is updated first"
+    cost = "h does not follow its input where c is kept, and evaluation is not the mean over the masks"
     caught_by = frozenset({"candidate", "either", "linear", "expectation"})
 
     def step(self, x, h, c, keep_h, keep_c, weights):
@@ -302,7 +301,7 @@ class KeptStateForgotten(ReadableLSTM):
     """The kept h is multiplied by the forget gate."""
 
     whose = "the authors' flag --ogates_zoneout"
-    cost = "a state that is kept decays"
+    cost = "a kept state decays"
     caught_by = frozenset({"frozen", "either", "frequency", "expectation"})
 
     def step(self, x, h, c, keep_h, keep_c, weights):
@@ -313,7 +312,7 @@ class KeptStateForgotten(ReadableLSTM):
 
 
 class DroppedToZero(ReadableLSTM):
-    """Dropout of the state: a unit becomes 0 and does not keep its value."""
+    """Dropout of the state: a unit becomes 0 instead of keeping its old value."""
 
     whose = "no published code that we know of"
     cost = "the memory of the network"
@@ -324,7 +323,7 @@ class DroppedToZero(ReadableLSTM):
 
 
 class RescaledLikeDropout(ReadableLSTM):
-    """The new value is divided by 1 - z, as dropout does."""
+    """The new value is divided by 1 - z, as in dropout."""
 
     whose = "the factor that users of the authors' code ask about (zoneout #3, #7)"
     cost = "states that grow in training, and an evaluation on another scale"
@@ -355,7 +354,7 @@ class FirstMaskInBackward(ReadableLSTM):
     """The backward pass uses the mask of step 0 for all steps."""
 
     whose = "haste #43"
-    cost = "outputs are right and gradients wrong, which only a gradient check shows"
+    cost = "outputs are right but gradients are wrong, which only a gradient check shows"
     caught_by = frozenset({"gradient"})
 
     def backward_masks(self, T, H, B, seed):
@@ -364,7 +363,7 @@ class FirstMaskInBackward(ReadableLSTM):
 
 
 class NewMaskInBackward(ReadableLSTM):
-    """The backward pass draws masks of its own."""
+    """The backward pass draws new masks."""
 
     whose = "NNTrainer #1817"
     cost = "gradients of a network that was not run"
@@ -375,7 +374,7 @@ class NewMaskInBackward(ReadableLSTM):
 
 
 class NoGradientThroughKept(ReadableLSTM):
-    """No gradient flows through a unit that is zoned out."""
+    """No gradient flows through a unit that keeps its old value."""
 
     whose = "no published code that we know of"
     cost = "the gradient to early time steps, which is what zoneout is for"
@@ -386,7 +385,7 @@ class NoGradientThroughKept(ReadableLSTM):
 
 
 class PlainGradient(ReadableLSTM):
-    """The values are zoned out, the gradients are those of the LSTM without zoneout."""
+    """The values are zoned out, but the gradients are those of the LSTM without zoneout."""
 
     whose = "no published code that we know of"
     cost = "gradients of a network that was not run"

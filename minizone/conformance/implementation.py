@@ -1,4 +1,4 @@
-"""An implementation of zoneout that can be run but not looked into: how its adapter is made and called."""
+"""An implementation of zoneout as a black box: how its adapter is made and called."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Adapter = Any  # a class as the docstring of minizone.conformance describes it, 
 
 
 class NotOffered(Exception):
-    """Raised by an adapter, with the reason: the implementation has no such option."""
+    """An adapter raises this if the implementation lacks an option. The message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Run:
 
 
 class Implementation:
-    """An implementation under test: its weights, how to run it, and how exact its numbers are.
+    """An implementation under test: its weights, how to run it, and its rounding errors.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class Implementation:
     one_rate : bool
         Whether h and c can only have the same probability.
     tolerance : float
-        Rounding: some hundred times the machine epsilon of its numbers.
+        Allowed rounding error: 200 times the machine epsilon of its numbers.
     """
 
     def __init__(self, adapter: Adapter):
@@ -92,13 +92,13 @@ class Implementation:
     def run(
         self, z_h: float, z_c: float, x: np.ndarray, h: np.ndarray, c: np.ndarray, train: bool = True, seed: int = 1
     ) -> Run:
-        """Run the inputs x (T, D, B) from the states h, c (H, B) on."""
+        """Run the inputs x (T, D, B), starting from the states h and c (H, B)."""
         return self.run_instance(self.instance(z_h, z_c), x, h, c, train, seed)
 
     def run_instance(
         self, instance: Adapter, x: np.ndarray, h: np.ndarray, c: np.ndarray, train: bool, seed: int
     ) -> Run:
-        """The same with an instance of one's own; one call of ``sequence``, or of ``step`` for each time step."""
+        """`run` with a given instance: one call of ``sequence``, or a call of ``step`` for each time step."""
         if hasattr(instance, "sequence"):
             output, h_steps, c_steps = self.three_arrays(self.call(instance.sequence, x, h, c, train, seed))
         else:
@@ -106,7 +106,7 @@ class Implementation:
         every_step, last_step = (len(x), *h.shape), h.shape
         for name, array in (("output", output), ("h", h_steps), ("c", c_steps)):
             if array.shape != every_step and (array.shape != last_step or name == "output"):
-                raise UserError(f"{self.name} gave {name} of the shape {array.shape}, expected {every_step}")
+                raise UserError(f"{self.name} returned {name} of shape {array.shape}, expected {every_step}")
         return Run(output, h_steps.reshape(-1, *last_step), c_steps.reshape(-1, *last_step))
 
     def run_steps(
@@ -127,7 +127,7 @@ class Implementation:
         return [np.asarray(array) for array in returned]
 
     def call(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """What the function returns; an error in the implementation becomes one sentence."""
+        """Call a function of the adapter. An error in the implementation becomes a `UserError` of one sentence."""
         try:
             return function(*arguments, **options)
         except (NotOffered, UserError):
@@ -140,8 +140,8 @@ class Implementation:
     def kept(self, z_h: float, z_c: float, seed: int = 1, over_time: bool = False) -> dict[str, np.ndarray]:
         """Which units kept their old value in training: for each zoned state an array of 0 and 1, (T, H, B).
 
-        A unit that moves never meets its old value to rounding. A state that is only returned after the last step is
-        looked at in one step of T * B examples; with ``over_time``, where steps are compared, it is left out.
+        A unit that is updated never has its old value again, up to rounding. A state that is only returned after the
+        last step is tested in one step of T * B examples; with ``over_time``, which compares steps, it is left out.
         """
         kept = self.kept_in(problem(T, B), z_h, z_c, seed)
         if len(kept) < len(self.zoned_states) and not over_time:
@@ -151,11 +151,11 @@ class Implementation:
     def kept_in(
         self, given: tuple[np.ndarray, np.ndarray, np.ndarray], z_h: float, z_c: float, seed: int
     ) -> dict[str, np.ndarray]:
-        """The same for the inputs and states given; only the states that are returned for every step."""
+        """`kept` for given x, h and c; only for the states that are returned for every step."""
         x, h, c = given
         run = self.run(*self.rates(z_h, z_c), x, h, c, seed=seed)
         h_steps = run.h
-        if len(h_steps) < len(x):  # only the last h is returned: the output shows those before
+        if len(h_steps) < len(x):  # only the last h is returned: the earlier ones are in the output
             h_steps = np.concatenate([run.output[:-1], run.h])
         kept = {}
         for state, start, steps in (("h", h, h_steps), ("c", c, run.c)):
@@ -166,7 +166,7 @@ class Implementation:
 
 
 def normal(purpose: str, *shape: int) -> np.ndarray:
-    """Standard normal numbers that depend on the purpose and the shape alone."""
+    """Standard normal numbers that depend only on the purpose and the shape."""
     return stream(0, purpose).standard_normal(shape)
 
 

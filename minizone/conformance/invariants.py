@@ -1,9 +1,9 @@
-"""The invariants of zoneout: sixteen checks of an implementation that can be run but not looked into.
+"""The invariants of zoneout: sixteen checks of an implementation as a black box.
 
 Each check returns whether the implementation passed, and what was seen. Where possible, a check compares the
 implementation with itself: with its own step at z = 0, or with its own state one step before. So a wrong forget gate
-fails `plain` alone, and a failure names its bug. Checks of random numbers allow six standard errors: correct masks
-exceed that once in 500 million times.
+only fails `plain`, and a failure identifies its bug. Checks of random numbers allow six standard errors, which correct
+masks exceed in one of 500 million checks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Outcome = tuple[bool, str]  # whether the check passed, and what was seen
 
 @dataclass(frozen=True)
 class Invariant:
-    """A check, what it claims, and the bugs that it fails on (`minizone.conformance.broken` has them as classes)."""
+    """A check, its claim, and the bugs that it detects (as classes in `minizone.conformance.broken`)."""
 
     name: str
     claim: str
@@ -37,7 +37,7 @@ class Invariant:
 
 
 def plain(tested: Implementation) -> Outcome:
-    """With z = 0 it is the plain LSTM, in training and in evaluation."""
+    """With z = 0 the implementation is the plain LSTM, in training and in evaluation."""
     x, h, c = problem(5, 4)
     with no_grad():
         plain_h, plain_c = (states.data for states in lstm(x, h, c, *tested.weights.values()))
@@ -50,7 +50,7 @@ def plain(tested: Implementation) -> Outcome:
 
 
 def frozen(tested: Implementation) -> Outcome:
-    """With z = 1 no state ever moves, from any initial state on."""
+    """With z = 1 no state ever changes, whatever the initial state."""
     z_h, z_c = tested.rates(1, 1)
     x, h, c = problem(5, 4)
     starts = [(h, c)]
@@ -69,7 +69,7 @@ def frozen(tested: Implementation) -> Outcome:
 
 
 def cells_only(tested: Implementation) -> Outcome:
-    """With z_c = 1 and z_h = 0, c stays and h moves."""
+    """With z_c = 1 and z_h = 0, c does not change and h does."""
     x, h, c = problem(5, 4)
     run = tested.run(0, 1, x, h, c)
     c_moved = difference(run.c, c)
@@ -78,7 +78,7 @@ def cells_only(tested: Implementation) -> Outcome:
 
 
 def candidate(tested: Implementation) -> Outcome:
-    """h is made from the candidate cell: z_c does not change the h of the same step."""
+    """h is computed from the candidate cell: z_c does not change the h of the same step."""
     start = problem(1, 50)
     worst = difference(tested.run(0, 0.9, *start).h, tested.run(0, 0, *start).h)
     return worst <= tested.tolerance, f"h of a step with z_c = 0.9 is off by {worst:.1e}"
@@ -91,7 +91,7 @@ def either(tested: Implementation) -> Outcome:
     if min(len(run.h), len(run.c)) < T:  # only the last states are returned: one step
         x = x[:1]
         run = tested.run(*tested.rates(0.5, 0.5), x, h, c)
-    old = {  # (H, T * B): every step of every example is an example of its own
+    old = {  # (H, T * B): each step of each example becomes an example
         "h": side_by_side(np.concatenate([h[None], run.h[:-1]])),
         "c": side_by_side(np.concatenate([c[None], run.c[:-1]])),
     }
@@ -114,7 +114,7 @@ def side_by_side(steps: np.ndarray) -> np.ndarray:
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest absolute difference; infinite where one is not a number."""
+    """The largest absolute difference; infinite if a difference is NaN."""
     return float(np.nan_to_num(np.abs(a - b), nan=np.inf).max())
 
 
@@ -145,13 +145,13 @@ def apart(tested: Implementation) -> Outcome:
 
 
 def fresh(tested: Implementation, axis: int, what: str) -> Outcome:
-    """Masks differ along an axis: pairs of all distances are independent, in each state."""
+    """Masks along an axis are independent, at every distance and for each state."""
     kept = tested.kept(0.5, 0.5, over_time=axis == 0)
     found = []
     for mask in kept.values():
         draws = distinct_draws(mask, keep_axis=axis).swapaxes(0, axis)
         for lag in range(1, len(draws)):
-            if draws[lag:].size >= 100:  # fewer say nothing
+            if draws[lag:].size >= 100:  # fewer are too few to judge
                 found.append(correlate(draws[lag:], draws[:-lag]))
     if not found:
         raise NotOffered("no state is seen at every step")
@@ -160,7 +160,7 @@ def fresh(tested: Implementation, axis: int, what: str) -> Outcome:
 
 
 def updates(tested: Implementation) -> Outcome:
-    """Another seed gives other masks."""
+    """A different seed gives different masks."""
     first, second = tested.kept(0.5, 0.5, seed=1), tested.kept(0.5, 0.5, seed=2)
     found = [correlate(distinct_draws(first[state]), distinct_draws(second[state])) for state in first]
     worst = max(found, key=Correlation.excess)
@@ -170,7 +170,7 @@ def updates(tested: Implementation) -> Outcome:
 def distinct_draws(kept: np.ndarray, keep_axis: int | None = None) -> np.ndarray:
     """The mask without the axes along which it only repeats, so that each draw is counted once."""
     if kept.min() == kept.max():
-        return kept  # nothing was drawn, as far as one can see
+        return kept  # no draws are visible
     for axis in range(kept.ndim):
         first = kept.take([0], axis)
         if axis != keep_axis and (kept == first).all():
@@ -180,7 +180,7 @@ def distinct_draws(kept: np.ndarray, keep_axis: int | None = None) -> np.ndarray
 
 @dataclass(frozen=True)
 class Correlation:
-    """The correlation of two masks, and how large that of independent ones may be."""
+    """The correlation of two masks, and the largest value allowed for independent masks."""
 
     r: float
     allowed: float
@@ -199,7 +199,7 @@ class Correlation:
 def correlate(a: np.ndarray, b: np.ndarray) -> Correlation:
     """The correlation of two arrays of 0 and 1, drawn with z = 0.5."""
     for share in (float(a.mean()), float(b.mean())):
-        if not 0.3 < share < 0.7:  # no masks are seen, only units that meet their old value by chance
+        if not 0.3 < share < 0.7:  # no masks are visible, only units that have their old value by chance
             raise NotOffered(f"no masks seen: {share:.2f} kept where it should be half")
     mean = (float(a.mean()) + float(b.mean())) / 2
     r = float(((a - mean) * (b - mean)).mean() / (mean * (1 - mean)))
@@ -210,7 +210,7 @@ def correlate(a: np.ndarray, b: np.ndarray) -> Correlation:
 
 
 def deterministic(tested: Implementation) -> Outcome:
-    """Evaluation gives the same twice, whatever the seed."""
+    """Two evaluations give the same result, whatever the seed."""
     z_h, z_c = tested.rates(0.5, 0.5)
     start = problem(5, 50)
     first = tested.run(z_h, z_c, *start, train=False, seed=1)
@@ -259,9 +259,9 @@ def output(tested: Implementation) -> Outcome:
 
 
 def gradient(tested: Implementation) -> Outcome:
-    """The gradient of sum(r * output) + sum(q * last c) is that of central differences with the masks replayed.
+    """The gradient of sum(r * output) + sum(q * last c) equals central differences with the masks replayed.
 
-    Each array is moved along two random directions.
+    Each array is changed along two random directions.
     """
     z_h, z_c = tested.rates(0.4, 0.6)
     if not hasattr(tested.instance(z_h, z_c), "gradient"):
@@ -290,7 +290,7 @@ def gradient(tested: Implementation) -> Outcome:
                 loss(arrays | {name: arrays[name] - step * v}),
             )
             derivative = (ahead - behind) / (2 * step)
-            scale = max(float(np.linalg.norm(found)), 1e-3) / v.size**0.5  # of found * v in a random direction
+            scale = max(float(np.linalg.norm(found)), 1e-3) / v.size**0.5  # size of (found * v).sum() for a random v
             error = abs(derivative - float((found * v).sum())) / scale
             error = float(np.nan_to_num(error, nan=np.inf))
             if error >= worst:

@@ -1,4 +1,4 @@
-"""Load an adapter by its name, check it against all invariants, and print what came out."""
+"""Load an adapter by its name, check it against all invariants, and print the results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STATUSES = ("pass", "FAIL", "not offered")
 
 @dataclass(frozen=True)
 class Result:
-    """What became of an invariant: its status, one of `STATUSES`, and what was seen."""
+    """The result of a check: the invariant, its status, one of `STATUSES`, and what was seen."""
 
     invariant: Invariant
     status: str
@@ -29,7 +29,7 @@ class Result:
 
 
 def conform(adapter: Adapter) -> list[Result]:
-    """All invariants of an adapter class, in the order of `INVARIANTS`.
+    """Check all invariants on an adapter class, in the order of `INVARIANTS`.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def conform(adapter: Adapter) -> list[Result]:
         The adapter raises anything but NotOffered, or returns something other than the arrays it should.
     """
     results = []
-    with np.errstate(all="ignore"):  # some bugs divide 0 by 0; what is not a number fails its check
+    with np.errstate(all="ignore"):  # some bugs divide 0 by 0; NaN fails a check
         tested = Implementation(adapter)
         for invariant in INVARIANTS:
             try:
@@ -49,7 +49,7 @@ def conform(adapter: Adapter) -> list[Result]:
 
 
 def table(results: list[Result]) -> str:
-    """A row for each invariant: its result, what was seen, the bugs that it fails on; then how many of each result."""
+    """Format results: a row for each invariant, and a last line with the number of each status."""
     rows = [("invariant", "result", "seen", "fails with")]
     for result in results:
         invariant = result.invariant
@@ -76,7 +76,7 @@ def load(name: str) -> Adapter:
         raise
     except ModuleNotFoundError as error:
         missing = (
-            f"needs {error.name}, which is not installed" if error.name != module_name else "is no file and no module"
+            f"needs {error.name}, which is not installed" if error.name != module_name else "is not a file or a module"
         )
         raise UserError(f"{module_name} {missing}") from error
     except Exception as error:
@@ -93,11 +93,11 @@ def load(name: str) -> Adapter:
 
 
 def load_file(path: Path) -> ModuleType:
-    """The module of a file; it can import what lies beside it."""
+    """Import a file as a module. It can import the files beside it."""
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     spec = importlib.util.spec_from_file_location(f"conformance_of_{path.stem}", path)
-    assert spec and spec.loader  # given for every name that ends in .py
+    assert spec and spec.loader  # not None for a name that ends in .py
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.resolve().parent))
     try:

@@ -1,8 +1,8 @@
-"""Data: found or downloaded, verified, read.
+"""Data sets: files are found or downloaded, verified and read.
 
-`load_characters` and `load_text8` give texts that are modelled character by character, `load_words` texts that are
-modelled word by word, `load_own_characters` and `load_own_words` a user's own text, `load_images` images that are read
-pixel by pixel. `addition` makes its own data.
+`load_characters` and `load_text8` load texts for character-level models, `load_words` for word-level models.
+`load_own_characters` and `load_own_words` load the user's own text. `load_images` loads images to be read pixel by
+pixel. `addition` generates its own data.
 """
 
 from minizone.data.characters import load_characters

@@ -1,4 +1,4 @@
-"""Sums to be learned, "12+7" in and "19" out, symbol by symbol: the addition task of Erik Rehn (2016).
+"""The addition task of Erik Rehn (2016): learn sums symbol by symbol, "12+7" in and "19" out.
 
 There are no files: problems are drawn. The numbers of a problem decide whether it is for training, validation or test.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from minizone.backend import Generator
 
-SYMBOLS = "G_0123456789+"  # GO, which starts an answer; the padding; and what sums are written with
+SYMBOLS = "G_0123456789+"  # GO, which starts an answer; the padding; the characters of a sum
 GO = 0
 MOST_DIGITS = 5
 INPUT_LENGTH = 2 * MOST_DIGITS + 3  # 13: "100000+100000"
@@ -41,7 +41,7 @@ def draw_problems(rng: Generator, digits: int, n: int, splits: Collection[str]) 
 def split(a: int, b: int) -> str:
     """Return the split of the problem "a+b": "train" for eight problems in ten, "valid" for one, "test" for one.
 
-    It depends on the problem alone, not on a seed.
+    It depends only on the problem, not on a seed.
     """
     part = hashlib.sha256(f"{a}+{b}".encode()).digest()[0] % 10
     if part == 0:

@@ -33,9 +33,9 @@ def load_characters(
     data_dir : str, Path or None
         See `data_folder`.
     form : {"authors", "stripped"}
-        "authors": 5,059,550 / 396,412 / 446,184 characters, as in the arrays of the paper's authors, with a blank at
-        the end of each line. "stripped": 5,017,482 / 393,042 / 442,423, without these blanks. Bits per character on one
-        form are not comparable with those on the other. The form of the manual is always the same.
+        "authors": 5,059,550 / 396,412 / 446,184 characters, as in the arrays of the paper's authors, with a space at
+        the end of each line. "stripped": 5,017,482 / 393,042 / 442,423, without these spaces. Bits per character of the
+        two forms are not comparable. The form of the manual is always the same.
     offline : bool
         Download nothing.
     say : callable
@@ -60,10 +60,10 @@ def _load_ptb(data_dir: str | Path | None, form: str, offline: bool) -> TextData
 def _ptb_form(raw: bytes, form: str) -> bytes:
     r"""Change the lines of a PTB file, `" a b \n"`, to the authors' form, `"a b \n"`, or the stripped one, `"a b\n"`.
 
-    The authors' arrays have one more blank per line than the stripped text, as their lengths show. They do not show
-    which one. We keep the blank at the end, so that every word is followed by a blank. With the blank at the beginning
-    the text would have the same length and the same characters, and it would be as hard to predict, because each of the
-    two can be computed from the other.
+    The lengths of the authors' arrays show that they have one more space per line than the stripped text, but not
+    which one. We keep the space at the end, so that every word is followed by a space. With the space at the beginning
+    the text would have the same length and the same characters, and it would be as hard to predict, because either
+    text can be computed from the other.
     """
     authors = raw[1:].replace(b"\n ", b"\n")
     return authors if form == "authors" else authors.replace(b" \n", b"\n")

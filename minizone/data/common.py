@@ -1,4 +1,4 @@
-"""What the data sets of texts and of images have in common: three splits, parts of them, and stand-ins."""
+"""Code shared by the data sets of texts and images: three splits, parts of them, and stand-ins."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SPLITS = ("train", "valid", "test")
 
 
 class Dataset(Protocol):
-    """A name, as plots and tables call the data, and three splits."""
+    """A name for plots and tables, and three splits."""
 
     @property
     def name(self) -> str: ...
@@ -56,9 +56,9 @@ def load_or_stand_in(
     Parameters
     ----------
     title : str
-        What messages call the real data set.
+        Name of the real data set in messages.
     loaders : dict
-        Name -> loader of the real data set, and then of its stand-in.
+        Name -> loader, first of the real data set, then of its stand-in.
     dataset : str
         One of these names; or "auto", which loads the real data set, or the stand-in if files of the real one are
         missing and `data_dir` is None. A file that is damaged is an error in any case.
@@ -81,8 +81,8 @@ def load_or_stand_in(
     data = loaders[stand_in]()
     because = " (--offline)" if offline else ""
     say(
-        f"{title} is neither in {data_folder()} nor to be downloaded{because}: this run uses the {data.name} instead,"
-        f" and its numbers are not {title}'s. --data-dir names a folder with {title}; --dataset {real} shows what went"
-        " wrong."
+        f"{title} is not in {data_folder()} and cannot be downloaded{because}: this run uses the {data.name} instead,"
+        f" and its numbers are not {title}'s. Give --data-dir with a folder that has {title}, or --dataset {real} to"
+        " see what went wrong."
     )
     return data

@@ -1,8 +1,8 @@
 """The data files: where they are, how they are downloaded, and whether they are intact.
 
-A file is looked for in one folder, under its name or with `.gz` appended. A missing file is downloaded with pooch, from
-one mirror after the other. Nothing is used whose sha256 differs from that in the table below, and the message then says
-what is wrong with the file: it is a web page, cut off, packed, has other line endings, and so on.
+A file is looked up in one folder, under its name or with `.gz` appended. A missing file is downloaded with pooch; the
+mirrors are tried one after the other. A file is only used if it has the sha256 of the table below. Otherwise, the error
+says what is wrong with the file: it is a web page, incomplete, compressed, has other line endings, and so on.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from minizone.errors import UserError
 
 # pooch and requests take 0.1 s to import, and most runs need neither. So they are imported in functions.
 
-TIMEOUT = (4, 30)  # seconds to wait for a connection, short for machines without network; and for the next bytes
+TIMEOUT = (4, 30)  # seconds: for a connection (short, for machines without a network); for the next bytes
 NO_ANSWER = "no answer"  # why a mirror failed
 REPAIR = "delete it and run again to download it"
-WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype|html|\?xml)", re.IGNORECASE)  # how one begins
+WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype|html|\?xml)", re.IGNORECASE)  # its beginning
 
 
 class MissingFile(UserError):
-    """A data file is not in the folder and cannot be downloaded. (A damaged file is a plain `UserError`.)"""
+    """A data file is not in the folder and cannot be downloaded. (A damaged file raises a plain `UserError`.)"""
 
 
 class _MirrorError(Exception):
@@ -55,10 +55,10 @@ class KnownFile:
     size : int
         Of the uncompressed file, in bytes.
     urls : tuple of str
-        The mirrors, first choice first. A file from a URL that ends in `.gz` is stored as it is, under its name with
-        `.gz` appended.
+        The mirrors, in order of preference. A file from a URL that ends in `.gz` is stored as it is, with `.gz`
+        appended to its name.
     is_text : bool
-        Whether a damaged copy is described as a text: wrong line endings, wrong encoding.
+        Whether the file is a text: errors then mention wrong line endings or a wrong encoding.
     """
 
     sha256: str
@@ -126,10 +126,10 @@ def data_folder(data_dir: str | Path | None = None) -> Path:
 
 
 def find(relative: str, data_dir: str | Path | None = None) -> Path | None:
-    """Return the path of `folder/relative`, or of the same with `.gz` appended, or None if there is neither."""
+    """Return the path of `folder/relative`, or of the same with `.gz` appended; None if neither exists."""
     plain = data_folder(data_dir) / relative
     for path in (plain, plain.with_name(plain.name + ".gz")):
-        if os.path.isfile(path):  # unlike Path.is_file, False in a folder that may not be read
+        if os.path.isfile(path):  # unlike Path.is_file, False in a folder without read permission
             return path
     return None
 
@@ -138,7 +138,7 @@ def fetch(relative: str, data_dir: str | Path | None = None, *, offline: bool = 
     """Return the path of a known file, after downloading it if it is missing.
 
     A download is written to a temporary file, verified, and renamed. An interrupted or wrong download leaves nothing
-    behind. A file that is there already is not verified here, but in `read_verified`.
+    behind. A file that already exists is not verified here, but in `read_verified`.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ def fetch(relative: str, data_dir: str | Path | None = None, *, offline: bool = 
 
 
 def _download(url: str, folder: Path, relative: str) -> Path:
-    """Download one file from one mirror. pooch gives it its name once it is verified."""
+    """Download one file from one mirror. pooch renames it after it is verified."""
     import pooch
     import requests
 
@@ -205,13 +205,13 @@ def _download(url: str, folder: Path, relative: str) -> Path:
     try:
         path = pooch.retrieve(
             url,
-            known_hash=None,  # of a .gz file the table has that of the uncompressed file
+            known_hash=None,  # of a .gz file, the table has the hash of the uncompressed file
             fname=Path(relative).name + (".gz" if is_gz else ""),
             path=folder,
             downloader=download_and_verify,
         )
     except requests.HTTPError as error:
-        assert error.response is not None  # it has the status that was the error
+        assert error.response is not None  # it has the status code
         raise _MirrorError(f"HTTP {error.response.status_code}") from error
     except requests.exceptions.ChunkedEncodingError as error:
         raise _MirrorError("the connection was cut") from error
@@ -226,7 +226,7 @@ def _download(url: str, folder: Path, relative: str) -> Path:
 
 @contextmanager
 def _opened(path: Path, is_gz: bool) -> Iterator[BinaryIO]:
-    """Open a file, and unpack it as it is read. `_WrongFile` when it is no gzip file, or not a whole one."""
+    """Open a file, and decompress it as it is read. `_WrongFile` if it is not a whole gzip file."""
     try:
         with gzip.open(path, "rb") if is_gz else path.open("rb") as file:
             yield cast(BinaryIO, file)
@@ -238,7 +238,7 @@ def _opened(path: Path, is_gz: bool) -> Iterator[BinaryIO]:
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[BinaryIO]:
-    """Open a data file, plain or `.gz`. An error in reading it is a `UserError` that names the path."""
+    """Open a data file, plain or `.gz`. A read error is raised as a `UserError` that names the path."""
     try:
         with _opened(path, path.suffix == ".gz") as file:
             yield file
@@ -249,7 +249,7 @@ def unpacked(path: Path) -> Iterator[BinaryIO]:
 
 
 def read_verified(relative: str, data_dir: str | Path | None = None, *, offline: bool = False) -> bytes:
-    """Return the uncompressed bytes of a known file, which have the right sha256. Arguments as in `fetch`.
+    """Return the uncompressed bytes of a known file after verifying their sha256. Arguments as in `fetch`.
 
     Raises
     ------
@@ -263,7 +263,7 @@ def read_verified(relative: str, data_dir: str | Path | None = None, *, offline:
 
 
 def _verified(file: BinaryIO, known: KnownFile) -> bytes:
-    """Return the bytes of an uncompressed file; `_WrongFile` when their sha256 is another one."""
+    """Return the bytes of an uncompressed file. `_WrongFile` if their sha256 is wrong."""
     # Twice the size is enough to recognize a copy with other line endings, and never fills the memory.
     raw = file.read(2 * known.size)
     if hashlib.sha256(raw).hexdigest() != known.sha256:
@@ -275,7 +275,7 @@ def read_all(
     files: Sequence[str], data_dir: str | Path | None = None, *, offline: bool = False
 ) -> tuple[list[bytes], dict[str, str]]:
     """Return the bytes of several known files, and a dict from file names to their sha256. See `read_verified`."""
-    # Files that are there are read first: a damaged one must be reported even if another one is missing.
+    # Existing files are read first: a damaged file must be reported even if another one is missing.
     present_first = sorted(files, key=lambda file: find(file, data_dir) is None)
     raw = {file: read_verified(file, data_dir, offline=offline) for file in present_first}
     return [raw[file] for file in files], {Path(file).name: KNOWN_FILES[file].sha256 for file in files}
@@ -299,11 +299,11 @@ def _difference(raw: bytes, known: KnownFile) -> str:
 
 
 def recognized(raw: bytes, is_text: bool) -> str:
-    """Say what the bytes of a wrong file show it to be, as in "is a web page"; "" when they show nothing."""
+    """Say what a wrong file is, from its bytes, as in "is a web page"; "" if they do not show it."""
     if WEB_PAGE.match(raw):
         return "is a web page (HTML or XML)"
     if raw.startswith(b"\x1f\x8b"):
-        return "is packed with gzip once more than its name says"
+        return "is compressed with gzip once more than its name says"
     if is_text and raw.startswith(codecs.BOM_UTF8):
         return "begins with a byte order mark (BOM)"
     if is_text and b"\r\n" in raw:

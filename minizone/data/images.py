@@ -66,7 +66,7 @@ class ImageDataset:
     Attributes
     ----------
     name : str
-        What plots and tables call it.
+        Name in plots and tables.
     train, valid, test : Images
     maximum : int
         The value of a white pixel: 255 for MNIST, 16 for the 8x8 digits.
@@ -96,7 +96,7 @@ class ImageDataset:
         return math.prod(self.shape)
 
     def scaled(self, images: Images) -> np.ndarray:
-        """Return the pixels of a split, or of a part of it, row by row and in [0, 1]: float32, (N, steps)."""
+        """Return the pixels of a split or of a part of it, row by row and scaled to [0, 1]: float32, (N, steps)."""
         return images.pixels.reshape(len(images), self.steps) / np.float32(self.maximum)
 
     def first(self, n_train: int = 0, n_eval: int = 0) -> ImageDataset:
@@ -124,7 +124,7 @@ class ImageDataset:
         height, width = self.shape
         if k < 1 or height % k or width % k:
             raise UserError(
-                f"images of {height}x{width} cannot be pooled in blocks of {k}x{k}: it must divide both sides"
+                f"images of {height}x{width} cannot be pooled in blocks of {k}x{k}: the block must divide both sides"
             )
         if k == 1:
             return self
@@ -144,7 +144,7 @@ def load_images(
     offline: bool = False,
     say: Callable[[str], None] = print,
 ) -> ImageDataset:
-    """Load images of handwritten digits, to be read pixel by pixel.
+    """Load images of handwritten digits to be read pixel by pixel.
 
     Parameters
     ----------
@@ -175,10 +175,10 @@ def permutation(n: int, kind: str = "true", seed: int = 0) -> np.ndarray:
     ----------
     kind : {"true", "authors", "none"}
         "true": a random permutation. "authors": what the authors' code calls a permutation, n draws *with*
-        replacement. Of 784 pixels it reads 501 and never the other 283. It is another task, so the numbers are not
-        comparable. "none": row by row.
+        replacement. Of 784 pixels it reads 501 and never the other 283. This is a different task, and the numbers
+        are not comparable. "none": row by row.
     seed : int
-        Of the true permutation. The authors' order does not depend on it.
+        Seed of the true permutation. The authors' order does not depend on it.
 
     Raises
     ------
@@ -212,8 +212,8 @@ def _load_mnist(data_dir: str | Path | None, offline: bool) -> ImageDataset:
 def _read_idx(raw: bytes) -> np.ndarray:
     """Return the array in a file of MNIST's format, http://yann.lecun.com/exdb/mnist: (N, height, width) or (N,).
 
-    The file has two zeros; 8, which means unsigned bytes; the number of dimensions; the size of each dimension, as four
-    bytes, the highest first; and the elements.
+    The file has two zeros; 8, which means unsigned bytes; the number of dimensions; the size of each dimension, as a
+    big-endian 32-bit integer; and the elements.
     """
     dimensions = raw[3]
     shape = np.frombuffer(raw, ">u4", count=dimensions, offset=4)
@@ -221,7 +221,7 @@ def _read_idx(raw: bytes) -> np.ndarray:
 
 
 def _load_digits() -> ImageDataset:
-    """Load the 8x8 digits of UCI, shuffled: the file has them writer by writer."""
+    """Load the 8x8 digits of UCI and shuffle them, because the file is sorted by writer."""
     with np.load(DIGITS_FILE, allow_pickle=False) as arrays:
         digits = Images(arrays["pixels"], arrays["labels"])  # (1797, 8, 8) from 0 to 16, and (1797,)
     sha256 = hashlib.sha256(digits.pixels.tobytes() + digits.labels.tobytes()).hexdigest()

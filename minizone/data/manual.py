@@ -1,4 +1,4 @@
-"""The Python manual: the text that stands in for any other, because every CPython contains it."""
+"""The Python manual, the stand-in for all other texts, because every CPython contains it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BLOCKS = 20  # see `_split_paragraphs`
 
 
 def manual_name() -> str:
-    """Return the name of the text, with the version of Python: each version has another manual."""
+    """Return the name of the text, with the version of Python: each version has a different manual."""
     return f"Python {platform.python_version()} manual"
 
 
@@ -49,9 +49,9 @@ def _distinct_paragraphs(texts: Sequence[str]) -> list[str]:
 def _split_paragraphs(paragraphs: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
     """Cut the text into blocks of equal length, and split each block 90 / 5 / 5 by position.
 
-    The topics are in alphabetical order. The last tenth of the whole text would be "typesmapping" to "yield", so that
-    validation and test were on two different subjects, neither of them like the training text
-    (tests/data/test_manual.py measures it). The ends of several blocks sample all subjects, and are still long enough
+    The topics are in alphabetical order. The last tenth of the whole text would be "typesmapping" to "yield".
+    Validation and test would then have two different subjects, neither of them like the training text
+    (tests/data/test_manual.py measures this). The ends of several blocks sample all subjects, and are still long enough
     to be read as texts.
     """
     train: list[str] = []
@@ -60,7 +60,7 @@ def _split_paragraphs(paragraphs: Sequence[str]) -> tuple[list[str], list[str], 
     block = sum(len(paragraph) for paragraph in paragraphs) / BLOCKS  # characters
     start = 0  # of the paragraph, in characters
     for paragraph in paragraphs:
-        fraction = start / block % 1  # of the block that lies before the paragraph
+        fraction = start / block % 1  # of the block that is before the paragraph
         split = train if fraction < 0.9 else valid if fraction < 0.95 else test
         split.append(paragraph)
         start += len(paragraph)

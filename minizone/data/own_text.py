@@ -38,8 +38,8 @@ def load_own_characters(paths: Sequence[str], say: Callable[[str], None] = print
     Returns
     -------
     TextDataset
-        It has the name of the first file. The vocabulary is that of the training text, sorted. Other characters of
-        validation and test become `<unk>`, which is then the last of the vocabulary.
+        It has the name of the first file. The vocabulary is the sorted characters of the training text. Other
+        characters of validation and test become `<unk>`, which is then the last entry of the vocabulary.
 
     Raises
     ------
@@ -76,8 +76,8 @@ def load_own_words(
     paths, say
         As in `load_own_characters`.
     vocabulary_size : int
-        The most frequent words of the training text are kept, so that with `<eos>` and `<unk>` there are at most this
-        many. Other words become `<unk>`.
+        Largest size of the vocabulary, including `<eos>` and `<unk>`. The most frequent words of the training text
+        are kept. Other words become `<unk>`.
     tokenized : bool
         See `cut_words`.
     """
@@ -92,15 +92,15 @@ def load_own_words(
 
 
 def cut_words(text: str, tokenized: bool = False) -> list[str]:
-    """Cut a text into words. Each end of a line is the word `<eos>`.
+    """Cut a text into words. The end of each line is the word `<eos>`.
 
     Parameters
     ----------
     text : str
     tokenized : bool
-        True: words are what stands between blanks, as in PTB. False: a word is a run of letters and digits, also with
-        an apostrophe or a hyphen inside ("don't", "well-known"), or a number ("1,000.5"). Each other mark is a word,
-        and so is each Chinese character and each Japanese kana. `<unk>` is one word.
+        True: words are separated by spaces, as in PTB. False: a word is a run of letters and digits, possibly with an
+        apostrophe or a hyphen inside ("don't", "well-known"), or a number ("1,000.5"). Each other mark, Chinese
+        character and Japanese kana is a word. `<unk>` is one word.
     """
     if tokenized:
         return text.replace("\n", f" {END} ").split()
@@ -111,7 +111,7 @@ def cut_words(text: str, tokenized: bool = False) -> list[str]:
 
 
 def _read_all(paths: Sequence[str]) -> tuple[list[str], dict[str, str], list[str]]:
-    """Return the texts of the files, the sha256 of each as it is on the disk, and what was changed in the texts."""
+    """Return the texts of the files, the sha256 of each file on disk, and what was changed in the texts."""
     texts, sha256, changes = [], {}, []
     for path, split in zip(paths, SPLITS, strict=False):
         try:
@@ -124,8 +124,8 @@ def _read_all(paths: Sequence[str]) -> tuple[list[str], dict[str, str], list[str
             text = raw.decode("utf-8")
         except UnicodeDecodeError as error:
             raise UserError(
-                f"{path} is not a text in UTF-8 (byte 0x{raw[error.start]:02x} at offset {error.start:,}): unpack it if"
-                " it is packed, or convert it, for example with iconv"
+                f"{path} is not a text in UTF-8 (byte 0x{raw[error.start]:02x} at offset {error.start:,}): decompress"
+                " it if it is compressed, or convert it, for example with iconv"
             ) from None
         if "\0" in text:
             raise UserError(f"{path} is not a text: it has a zero byte at offset {raw.index(0):,}")
@@ -134,7 +134,7 @@ def _read_all(paths: Sequence[str]) -> tuple[list[str], dict[str, str], list[str
             changes.append(f"the byte order mark (BOM) of {name} was removed")
         if "\r\n" in text:
             text = text.replace("\r\n", "\n")
-            changes.append(f"the line endings of {name}, CRLF, became LF")
+            changes.append(f"the CRLF line endings of {name} became LF")
         if not text:
             raise UserError(f"the text {path} is empty")
         texts.append(text)
@@ -152,7 +152,7 @@ def _split(texts: Sequence[Symbols]) -> Sequence[Symbols]:
 
 
 def _checked(data: TextDataset, is_split: bool, changes: list[str], say: Callable[[str], None]) -> TextDataset:
-    """Say in one line what the data are; UserError when there is too little for two symbols a sequence."""
+    """Describe the data in one line. UserError if a split is too short for sequences of two symbols."""
     splits = (data.train, data.valid, data.test)
     sizes = " / ".join(f"{len(split):,}" for split in splits) + f" {data.unit} to train / validate / test on"
     if len(data.train) < 4 or len(data.valid) < 2 or len(data.test) < 2:

@@ -1,4 +1,4 @@
-"""A text as integers: the data set that all language models train on, and the encodings of characters and of words."""
+"""A text as integers: the data set of all language models, and the encodings of characters and of words."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class TextDataset:
     Attributes
     ----------
     name : str
-        What plots and tables call it.
+        Name in plots and tables.
     train, valid, test : integer array, (N,)
-        One index for each character or word, in reading order: uint8 for characters (of a text with more than 256
-        kinds uint16 or uint32), int32 for words.
+        One index for each character or word, in reading order: uint8 for characters (uint16 or
+        uint32 for a large vocabulary), int32 for words.
     vocabulary : tuple of str
         `vocabulary[i]` is the character or word of index i.
     sha256 : dict
@@ -30,7 +30,7 @@ class TextDataset:
     unit : {"characters", "words"}
         What one index stands for.
     own : bool
-        Whether it is a text of the user, and not one of a paper or a stand-in.
+        Whether it is the user's own text, not that of a paper or a stand-in.
     """
 
     name: str
@@ -63,9 +63,9 @@ class TextDataset:
 
 
 def encode_characters(name: str, splits: Sequence[bytes], sha256: dict[str, str]) -> TextDataset:
-    """Turn three texts of one byte a character into indices.
+    """Turn three texts with one byte per character into indices.
 
-    The vocabulary is that of all three texts, sorted.
+    The vocabulary is the sorted characters of all three texts.
     """
     used = np.unique(np.concatenate([np.unique(np.frombuffer(text, np.uint8)) for text in splits]))  # (V,)
     index = np.zeros(256, np.uint8)  # of each byte
@@ -79,8 +79,8 @@ def encode_words(
 ) -> TextDataset:
     """Turn three lists of words into indices.
 
-    The vocabulary is that of all three lists, the most frequent word of the first list first. Equally frequent words
-    are sorted.
+    The vocabulary is the words of all three lists, sorted by their frequency in the first list, and then
+    alphabetically.
     """
     counts = Counter(splits[0])
     for words in splits[1:]:

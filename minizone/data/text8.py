@@ -33,7 +33,7 @@ def load_text8(
     offline: bool = False,
     say: Callable[[str], None] = print,
 ) -> TextDataset:
-    """Load text8: 27 symbols, the blank (index 0) and a to z, split 90 / 5 / 5 by position.
+    """Load text8: 27 symbols, the space (index 0) and a to z, split 90 / 5 / 5 by position.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def load_text8(
         "text8": the first of these files in the data folder: `text8/text8` (or `.gz`); `text8/text8.zip`;
         `text8/text8.prefix` (or `.gz`), the beginning of the text. If there is none, the archive is downloaded. A text
         of fewer than 100,000,000 characters is called a prefix. "manual": the stand-in, the Python manual in lower
-        case, with one blank for any other characters. "auto": text8, or else the manual; see `load_or_stand_in`.
+        case, with one space for any other characters. "auto": text8, or else the manual; see `load_or_stand_in`.
     data_dir : str, Path or None
         See `data_folder`.
     offline : bool
@@ -52,8 +52,8 @@ def load_text8(
     Raises
     ------
     UserError
-        `dataset` is unknown, or text8 is needed and missing or damaged, too long, too short to be split, or has other
-        characters.
+        `dataset` is unknown; or text8 is needed, and it is missing, damaged, too long, too short to be split, or has
+        other characters.
     """
     loaders = {"text8": lambda: _load_text8(data_dir, offline), "manual": _load_manual}
     return load_or_stand_in("text8", loaders, dataset, data_dir, offline, say)
@@ -81,7 +81,7 @@ def _read(file: IO[bytes], path: Path) -> TextDataset:
         if other >= 0:
             difference = recognized(chunk, is_text=True) or (
                 f"has the byte 0x{chunk[other]:02x} at offset {len(indices) + other:,}, but text8 has only the letters"
-                " a to z and blanks"
+                " a to z and spaces"
             )
             raise UserError(f"{path} {difference}: {REPAIR}")
         sha256.update(chunk)

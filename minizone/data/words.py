@@ -55,7 +55,7 @@ def _load_ptb(data_dir: str | Path | None, offline: bool) -> TextDataset:
 
 
 def _load_manual() -> TextDataset:
-    """Load the stand-in. Its lines are broken at a fixed width, so a paragraph is what a line is in PTB."""
+    """Load the stand-in. Its lines are broken at a fixed width, so a paragraph takes the place of a line of PTB."""
     texts, sha256 = read_manual()
     splits = [_manual_words(text.decode()) for text in texts]
     counts = Counter(splits[0])
@@ -66,8 +66,8 @@ def _load_manual() -> TextDataset:
 def _manual_words(text: str) -> list[str]:
     """Cut a text into lower-case words and single punctuation marks.
 
-    Four or more equal marks in a row count as one: they are horizontal rules and borders of tables, and would be a
-    tenth of all words.
+    Four or more equal marks in a row count as one: they are horizontal rules and borders of tables, which would
+    otherwise be a tenth of all words.
     """
     text = re.sub(r"([^\w\s])\1{3,}", r"\1", text.lower())
     return re.findall(rf"{END}|\w+|[^\w\s]", text.replace("\n\n", f" {END} "))

@@ -24,7 +24,7 @@ from minizone.runs.plotting import plot_gradients
 from minizone.runs.settings import Range
 from minizone.runs.training import Say, Stop, fit, never
 
-KINDS = ("state c", "state h")  # the states, after zoneout, that the loss is differentiated by
+KINDS = ("state c", "state h")  # the loss is differentiated with respect to these states, after zoneout
 METHODS: dict[str, dict[str, Any]] = {
     "unregularized": {},
     "zoneout z_c = 0.5": {"z_prob_cells": 0.5},  # section 4.4
@@ -51,7 +51,7 @@ class GradientsSettings(PMNISTSettings):
         super().check()
         for name in ("z_prob_cells", "z_prob_states", "share_mask", "drop_prob_igates"):
             if getattr(self, name):
-                raise UserError(f"gradients compares regularizers and sets --{name.replace('_', '-')} itself")
+                raise UserError(f"gradients compares regularizers and sets --{name.replace('_', '-')} itself: omit it")
         if self.rnn_type != "lstm":
             raise UserError(f"gradients needs the cells of --rnn-type lstm, got --rnn-type {self.rnn_type}")
 
@@ -83,7 +83,7 @@ class Gradients(PMNIST):
         self.norms = [self.gradient_norms()]  # (2, T) before training and after each epoch
 
     def gradient_norms(self) -> np.ndarray:
-        """The norms of dLoss/dc_t and dLoss/dh_t for the present parameters: (2, T), rows as in `KINDS`."""
+        """The norms of dLoss/dc_t and dLoss/dh_t for the current parameters: (2, T), rows as in `KINDS`."""
         before = {name: array.copy() for name, array in self.model.state_dict().items()}
         record = StateGradients()
         noise = stream(self.settings.seed, "probe", device=self.device)
@@ -158,7 +158,7 @@ def normalized_rnn_gradients(
         for t in reversed(range(T)):
             row[t] = np.sqrt((dh * dh).sum(axis=0)).mean()
             ds_hat = dh * (1 - h[t + 1] ** 2) * gamma
-            dh = normalize_backward(ds_hat, s_hat[t], std[t])  # of h[t]: its weight is the identity
+            dh = normalize_backward(ds_hat, s_hat[t], std[t])  # with respect to h[t], whose weight is the identity
     return norms
 
 

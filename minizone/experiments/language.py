@@ -1,4 +1,4 @@
-"""What the language models share: a user's own text, the model behind its inputs, evaluation, and a line of sample."""
+"""Code shared by the language models: settings for the user's own text, the model, evaluation, and a sample line."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ WINDOW = 1000  # time steps that are evaluated at once
 
 @dataclass(frozen=True)
 class OwnTextSettings(TextSettings):
-    """Settings of a language model of Penn Treebank, or of a text of the user."""
+    """Settings of a language model on Penn Treebank or on the user's own text."""
 
     dataset: Literal["auto", "ptb", "manual"] = "auto"
-    """ptb: Penn Treebank; manual: the Python manual, a stand-in that is part of every Python; auto: ptb, or manual
-    where ptb is missing."""
+    """ptb: Penn Treebank; manual: the Python manual, a stand-in that every Python installation contains; auto: ptb,
+    or manual if ptb is missing."""
     text: str | None = None
-    """Train on this file instead, a text in UTF-8. Its last tenth is for validation and test, 90/5/5 by position. The
-    quick preset trains on the beginning of it; with --train-symbols 0 --eval-symbols 0 on all of it. What only occurs
-    in validation or test becomes <unk>."""
+    """Train on this UTF-8 text file instead. It is split by position: 90 % training, 5 % validation, 5 % test. The
+    quick preset uses only the beginning of each part; --train-symbols 0 --eval-symbols 0 uses all of it. Symbols that
+    occur only in validation or test become <unk>."""
     valid_text: str | None = None
-    """Validation text beside --text, which is then not split; give --test-text too."""
+    """Validation text. --text is then not split, and --test-text is needed too."""
     test_text: str | None = None
-    """Test text beside --text and --valid-text."""
+    """Test text, to be given together with --text and --valid-text."""
 
     @property
     def own_files(self) -> list[str]:
@@ -51,7 +51,7 @@ class OwnTextSettings(TextSettings):
             if getattr(self, name) == "":
                 raise UserError(f"--{name.replace('_', '-')} is empty: give it a file, or leave it out")
         if (self.valid_text is None) != (self.test_text is None):
-            raise UserError("give both --valid-text and --test-text, or neither, and --text is split 90/5/5")
+            raise UserError("give both --valid-text and --test-text, or neither; then --text is split 90/5/5")
         if self.text is None and self.own_files:
             raise UserError("--valid-text and --test-text need a training text: give --text")
         if self.text is not None and self.dataset != "auto":
@@ -75,12 +75,12 @@ class LanguageModel(Module):
     def __call__(
         self, tokens: Array, state: list[State] | None = None, rng: Generator | None = None
     ) -> tuple[Tensor, list[State]]:
-        """The scores (T, V, B), and all states (T, H, B) of every layer. ``rng`` given means training."""
+        """The scores (T, V, B), and all states (T, H, B) of every layer. With ``rng``: training."""
         h, states = self.rnn.states(self.inputs(tokens, rng), state, rng)
         return self.output(h), states
 
     def evaluate(self, tokens: np.ndarray, state: list[State] | None = None) -> tuple[Tensor, list[State]]:
-        """In evaluation: the scores (T, V, B) for tokens (T, B), and the last state (H, B) of every layer."""
+        """The scores (T, V, B) of tokens (T, B) in evaluation, and the last state (H, B) of every layer."""
         with no_grad():
             scores, states = self(array_module(self.output.W.data).asarray(tokens), state)
             last = [tuple(s[-1] for s in layer) for layer in states]
@@ -90,7 +90,7 @@ class LanguageModel(Module):
 class LanguageModelling(Experiment):
     """A recurrent network predicts the next token of a text. The loss is in nats per token.
 
-    A subclass says what a minibatch is.
+    A subclass defines the minibatches.
 
     Attributes
     ----------
@@ -130,7 +130,7 @@ class LanguageModelling(Experiment):
         return self.paper if whole_text and self.has_papers_text() else {}
 
     def has_papers_text(self) -> bool:
-        """Whether the text is that of the paper, and not a stand-in or a user's."""
+        """Whether the text is that of the paper, not a stand-in or the user's own."""
         return self.data.name.startswith("PTB") and not self.data.own
 
     def score_of_one_sequence(self, text: np.ndarray) -> float:

@@ -34,18 +34,18 @@ class PMNISTSettings(RecurrentSettings):
     """Train a classifier of images that are read pixel by pixel (Krueger et al., 2017, section 4.3)."""
 
     dataset: Literal["auto", "mnist", "digits"] = "auto"
-    """mnist; digits: the 8x8 digits of UCI, a stand-in; auto: mnist, or digits where mnist is missing."""
+    """mnist; digits: the 8x8 digits of UCI, a stand-in; auto: mnist, or digits if mnist is missing."""
     permutation: Literal["true", "authors"] = "true"
     """Order of the pixels. true: a random permutation; authors: their order, which was drawn with replacement and
     contains only 501 of the 784 pixels."""
     unpermuted: bool = False
     """Read the pixels row by row."""
     pool: Annotated[int, Range(at_least=1)] = 1
-    """Average the pixels of MNIST over squares of this side, for shorter sequences."""
+    """Average the pixels of MNIST over squares of this side length, which shortens the sequences."""
     train_examples: Annotated[int, Range(at_least=0)] = 0
-    """Number of training images, the first ones; 0: all."""
+    """Number of training images, counted from the first one; 0: all."""
     eval_examples: Annotated[int, Range(at_least=0)] = 0
-    """Number of validation images and of test images, the first ones; 0: all."""
+    """Number of validation images and of test images, counted from the first one; 0: all."""
     batch_normalization: bool = False
     """Recurrent batch normalization (Cooijmans et al., 2017)."""
     initial_gamma: Annotated[float, Range()] = 0.1
@@ -55,8 +55,8 @@ class PMNISTSettings(RecurrentSettings):
     epsilon: Annotated[float, Range(more_than=0)] = 1e-5
     """Number added to the variances of batch normalization."""
     statistics_batches: Annotated[int, Range(at_least=1)] = 20
-    """Number of training minibatches whose statistics batch normalization uses for validation and test: their mean,
-    with the parameters of that epoch. They are the first ones of the training set, the same in every epoch."""
+    """Number of training minibatches over which batch normalization averages its statistics before each validation,
+    for validation and test. They are the first ones of the training set, the same in every epoch."""
     noise: Annotated[float, Range(at_least=0)] = 0.0
     """Standard deviation of Gaussian noise on the initial hidden state in training. Batch normalization of unpermuted
     images needs it: their first pixels are constant and have variance 0."""
@@ -144,14 +144,14 @@ class PMNISTModel(Module):
     def __call__(
         self, pixels: Array, rng: Generator | None = None, record: StateGradients | None = None
     ) -> tuple[Tensor, list[State]]:
-        """The scores (10, B), and all states (T, H, B) of every layer. ``rng`` given means training."""
+        """The scores (10, B), and all states (T, H, B) of every layer. With ``rng``: training."""
         start = self.initial_states(pixels, rng)
         x = input_dropout(pixels, self.input_drop, rng)
         h, states = self.rnn.states(x, start, rng, record)
         return self.output(h[-1]), states
 
     def initial_states(self, pixels: Array, rng: Generator | None) -> list[State] | None:
-        """The initial states of every layer, with noise or the mean pixel added to h; None: the learned ones."""
+        """The initial states of every layer, with noise or the mean pixel added to h; None if neither is."""
         add_noise = self.noise > 0 and rng is not None
         if not add_noise and not self.summarize:
             return None
@@ -178,13 +178,13 @@ class Minibatches(Sequence[Batch]):
     Parameters
     ----------
     data : ImageDataset
-        Knows the scale of the pixels.
+        Scales the pixels to [0, 1].
     images : Images
         A split of the data.
     pixel_order : (T,)
         Index of the pixel that is read at each time step.
     image_order : (N,), optional
-        Order of the images; by default their own.
+        Order of the images; by default that of ``images``.
     """
 
     def __init__(
@@ -267,9 +267,9 @@ class PMNIST(Experiment):
         return {"test_error": self.error(self.data.test)}
 
     def reestimate(self) -> None:
-        """Set the population statistics of batch normalization to the mean of those of some training minibatches.
+        """Set the population statistics of batch normalization to their mean over training minibatches.
 
-        Moving averages, which the layers keep in training, lag behind the parameters.
+        The moving averages that the layers keep in training lag behind the parameters.
         """
         if not self.model.normalized_layers:
             return
@@ -281,14 +281,14 @@ class PMNIST(Experiment):
                 self.model(self.device.to_device(batches[index][0]))
 
     def error(self, images: Images) -> float:
-        """The share of images whose class with the largest score is wrong."""
+        """The share of images that are classified wrongly."""
         wrong = 0
         for scores, labels in self.class_scores(images):
             wrong += int(are_wrong(scores, labels).sum())
         return wrong / len(images)
 
     def class_scores(self, images: Images) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """In evaluation, for each minibatch: the scores of the classes (10, B) and the labels (B,)."""
+        """Yield the scores of the classes (10, B) in evaluation and the labels (B,) of each minibatch."""
         for pixels, labels in self.minibatches(images):
             with no_grad():
                 scores, _ = self.model(self.device.to_device(pixels))
@@ -296,5 +296,5 @@ class PMNIST(Experiment):
 
 
 def are_wrong(scores: Array, labels: Array) -> Array:
-    """Whether the class with the largest score is not the label, for scores (10, B); True where a score is NaN."""
+    """Whether the class with the largest score is wrong: (B,), for scores (10, B); True where a score is NaN."""
     return (scores.argmax(axis=0) != labels) | array_module(scores).isnan(scores).any(axis=0)  # (B,)

@@ -1,4 +1,4 @@
-"""What the recurrent experiments share: layers made from settings, input dropout, and the norm stabilizer."""
+"""Code shared by the recurrent experiments: layers made from settings, input dropout, and the norm stabilizer."""
 
 from __future__ import annotations
 

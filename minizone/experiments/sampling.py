@@ -1,4 +1,4 @@
-"""Text from a trained language model: it reads a prompt, and then draws one character or word after the other."""
+"""Sample text from a trained language model: read a prompt, then draw one character or word at a time."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from minizone.data.words import END, UNKNOWN
 from minizone.errors import UserError
 from minizone.runs import files
 
-TEMPERATURE = 0.8  # where none is given
-LINE = {"characters": 80, "words": 16}  # the length of `first_line`
-JOINED = {*".,;:!?%…", "n't"}  # words without a blank before them
+TEMPERATURE = 0.8  # the default
+LINE = {"characters": 80, "words": 16}  # the length of `first_line` in units
+JOINED = {*".,;:!?%…", "n't"}  # words without a space before them
 
 
 # ---- the vocabulary of a run
@@ -32,10 +32,10 @@ def write_vocabulary(data: TextDataset, folder: Path) -> None:
 
 
 def read_vocabulary(folder: Path) -> tuple[str, list[str]]:
-    """The unit and the symbols; UserError for a run that is older than vocabulary.json."""
+    """The unit and the symbols of a run. UserError if an older version made the run, without vocabulary.json."""
     path = folder / "vocabulary.json"
     if not path.exists():
-        raise UserError(f"{path} is missing, as in runs of older versions: the training command with --resume adds it")
+        raise UserError(f"{path} is missing; older versions did not write it: give the training command with --resume")
     content = files.read_json(path)
     return content["unit"], content["symbols"]
 
@@ -44,9 +44,9 @@ def read_vocabulary(folder: Path) -> tuple[str, list[str]]:
 
 
 def read_prompt(prompt: str, unit: str, vocabulary: Sequence[str]) -> list[int]:
-    """The indices of a prompt, or of an end of a line when it is empty; UserError for a symbol that is unknown.
+    """The indices of a prompt, or the index of an end of line if it is empty. UserError for an unknown symbol.
 
-    What stands between blanks is one word where the vocabulary has it, and is cut further where not.
+    A part between spaces is one word if the vocabulary has it. Otherwise it is cut further.
     """
     index = {symbol: i for i, symbol in enumerate(vocabulary)}
     if not prompt:
@@ -57,17 +57,15 @@ def read_prompt(prompt: str, unit: str, vocabulary: Sequence[str]) -> list[int]:
         symbols = [word for part in between_blanks for word in ([part] if part in index else cut_words(part))]
     for symbol in symbols:
         if symbol not in index:
-            raise UserError(
-                f"--prompt has {symbol!r}, which is not among the {len(index):,} {unit} of the run's vocabulary"
-            )
+            raise UserError(f"--prompt has {symbol!r}, which is not among the {len(index):,} {unit} that the run has")
     return [index[symbol] for symbol in symbols]
 
 
 def spelled(symbols: Iterable[str], unit: str) -> Iterator[str]:
-    """The text of each symbol, one after the other: words with the blank before them where there is one.
+    """Yield the text of each symbol; of a word, with the space before it if there is one.
 
-    `<eos>` is the end of a line. Straight quotation marks have blanks on both sides, because words do not tell whether
-    they open or close.
+    `<eos>` is the end of a line. Straight quotation marks have spaces on both sides, because opening and closing marks
+    are the same word.
     """
     before = END
     for symbol in symbols:
@@ -81,7 +79,7 @@ def spelled(symbols: Iterable[str], unit: str) -> Iterator[str]:
 
 
 def _is_joined(before: str, word: str) -> bool:
-    """Whether no blank stands between two words: after an opening mark, before a closing one, in Chinese, ..."""
+    """Whether there is no space between two words: after an opening mark, before a closing one, in Chinese, ..."""
     return (
         before == END
         or (len(before) == 1 and unicodedata.category(before) in ("Ps", "Pi"))  # opening brackets and quotes
@@ -99,10 +97,10 @@ def _is_joined(before: str, word: str) -> bool:
 def draw(
     model: Any, prompt: Sequence[int], temperature: float, rng: Generator, never: Sequence[int] = ()
 ) -> Iterator[int]:
-    """Read a prompt, and draw symbols without end.
+    """Read a prompt, then draw symbols endlessly.
 
-    Zoneout is in its expectation, as always in evaluation. Static masks repeat after some time steps; between these
-    the model reads again from where they began.
+    Zoneout uses its expectation, as always in evaluation. Static masks repeat with a period. For each symbol, the
+    model reads again all symbols since the start of the period.
 
     Parameters
     ----------
@@ -127,12 +125,12 @@ def draw(
 
 
 def never_drawn(unit: str, vocabulary: Sequence[str]) -> list[int]:
-    """The index of <unk> among characters: none of the training text is <unk>. Words can be, in any text."""
+    """The index of <unk> if the unit is characters: no character of the training text is <unk>. Words can be."""
     return [vocabulary.index(UNKNOWN)] if unit == "characters" and UNKNOWN in vocabulary else []
 
 
 def choose(scores: np.ndarray, temperature: float, rng: Generator) -> int:
-    """An index, drawn with the probabilities softmax(scores / temperature); the likeliest one for temperature 0."""
+    """Draw an index from softmax(scores / temperature), for scores (V,). Temperature 0: the most likely one."""
     if temperature == 0:
         return int(scores.argmax())
     with np.errstate(over="ignore"):  # -inf, so that the probability is 0
@@ -141,7 +139,7 @@ def choose(scores: np.ndarray, temperature: float, rng: Generator) -> int:
 
 
 def first_line(model: Any, data: TextDataset, seed: int) -> str:
-    """One line of text: the beginning of what `run.py sample --seed SEED` prints, with blanks for ends of lines."""
+    """One line of text: the beginning of what `run.py sample --seed SEED` prints, with spaces for ends of lines."""
     prompt = read_prompt("", data.unit, data.vocabulary)
     never = never_drawn(data.unit, data.vocabulary)
     drawn = islice(draw(model, prompt, TEMPERATURE, stream(seed, "sample"), never), LINE[data.unit])

@@ -1,13 +1,13 @@
-"""Semantic consistency: a linear recurrent network has to return to its initial state, with and without zoneout.
+"""Semantic consistency: a linear recurrent network learns to return to its initial state, with and without zoneout.
 
 The network has no input. It starts at a random vector and should end there after an even number of steps:
 
     h_0 = x        h~_t = W h_{t-1}        h_t = keep_t * h_{t-1} + (1 - keep_t) * h~_t        cost = |h_T - x|^2
 
-W starts near -I. Without zoneout this is already a solution: (-I)^T = I, every unit changes its sign at every step.
-With zoneout a unit skips some steps, and then it ends with the wrong sign. Only W = I is a solution for all masks: the
-value of a unit means the same at every step. Two networks are trained, one of them with zoneout, from the same W and
-on the same x.
+W starts near -I. Without zoneout this is already a solution, since (-I)^T = I: every unit changes its sign at every
+step. With zoneout a unit skips some steps and can end with the wrong sign. Only W = I is a solution for all masks: the
+value of a unit then means the same at every step. Two networks are trained, one of them with zoneout, from the same W
+and on the same x.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class SemanticSettings(RunSettings):
     dim: Annotated[int, Range(at_least=1)] = 2
     """Number of units."""
     seq_len: Annotated[int, Range(at_least=1)] = 10
-    """Number of time steps; with an odd number, -I is no solution."""
+    """Number of time steps; if it is odd, -I is not a solution."""
     noise_level: Annotated[float, Range(at_least=0)] = 0.01
     """Standard deviation of the Gaussian noise on the initial W = -I."""
     zoneout_prob: Annotated[float, Range(at_least=0, at_most=1)] = 0.1
@@ -155,7 +155,7 @@ class Networks(Module):
 
 
 class Semantic(Experiment):
-    """Two networks learn to remember. The metric is the cost of the network with zoneout, with its noise.
+    """Two networks learn to remember. The metric is the cost of the network with zoneout, including its noise.
 
     The loss is the sum of both costs. The networks share no parameter, so each learns as if it were alone.
     """
@@ -192,7 +192,7 @@ class Semantic(Experiment):
         return self.device.to_device(x), self.device.to_device(keep)
 
     def mean_costs(self, purpose: str) -> np.ndarray:
-        """The mean costs (2,) of both networks over minibatches that depend on the seed and the purpose alone."""
+        """The mean costs (2,) of both networks over minibatches that depend only on the seed and the purpose."""
         rng = stream(self.settings.seed, purpose, device=self.device)
         costs = []
         with no_grad():
@@ -210,7 +210,7 @@ class Semantic(Experiment):
         return {"valid_cost_plain": float(self.valid_costs[1]), **self.weights()}
 
     def test(self) -> dict[str, Any]:
-        """As `validate`, on other minibatches, for both networks; and their weights."""
+        """The mean costs of both networks, as in `validate` but on other minibatches, and their weights."""
         zoneout, plain = self.mean_costs("test")
         return {"test_cost": float(zoneout), "test_cost_plain": float(plain), **self.weights()}
 

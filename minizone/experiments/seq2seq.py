@@ -39,7 +39,7 @@ class Seq2SeqSettings(RecurrentSettings):
     valid_examples: Annotated[int, Range(at_least=1)] = 128 * 32
     """Number of validation problems, and of test problems for each length of numbers."""
     number_length: Annotated[int, Range(at_least=1)] = 2
-    """Difficulty at the beginning: numbers have up to this number of digits, or are the next power of 10."""
+    """Initial difficulty: numbers have at most this many digits, or are the next power of 10."""
     max_number_length: Annotated[int, Range(at_least=1, at_most=MOST_DIGITS)] = MOST_DIGITS
     """Largest difficulty."""
     raise_below: Annotated[float, Range(at_least=0, at_most=1)] = 0.10
@@ -51,7 +51,7 @@ class Seq2SeqSettings(RecurrentSettings):
     restart_above: Annotated[float, Range(at_least=0, at_most=1)] = 0.85
     """Validation error above which training has failed and restarts from new weights; 1: never."""
     overlap: bool = False
-    """Validate on any problems, as the original does; without it, only on problems that are never trained on."""
+    """Validate on any problems, as the original does. Otherwise, only on problems that are never trained on."""
 
     data_dir: str | None = None
     """Has no effect: this task generates its data."""
@@ -69,12 +69,12 @@ class Seq2SeqSettings(RecurrentSettings):
 
     @property
     def train_splits(self) -> tuple[str, ...]:
-        """The splits of all problems that training problems come from."""
+        """The splits that training problems are drawn from."""
         return ("train", "valid") if self.overlap else ("train",)
 
     @property
     def valid_splits(self) -> tuple[str, ...]:
-        """The splits of all problems that validation problems come from."""
+        """The splits that validation problems are drawn from."""
         return ("train", "valid") if self.overlap else ("valid",)
 
 
@@ -91,7 +91,7 @@ PAPER = Seq2SeqSettings(  # the authors' script
 )
 PRESETS = {
     "paper": PAPER,
-    # The 800 updates of 32 problems of the paper preset do not learn more than two digits. This preset makes 6,000
+    # The 800 updates of 32 problems of the paper preset only suffice for two digits. This preset makes 6,000
     # updates of 128 problems, with half the width. Orthogonal weights and clipping shorten the first plateau.
     "quick": replace(
         PAPER,
@@ -113,8 +113,8 @@ PRESETS = {
 class Seq2SeqModel(Module):
     """Problems (13, B) to scores of the symbols of their sums (7, V, B).
 
-    The decoder starts in the final states of the encoder. Its input at each step is the previous symbol of the sum, and
-    GO at the first step. In training this is the symbol of the correct sum; in `answer`, the symbol it has written.
+    The decoder starts from the final states of the encoder. Its input at the first step is GO, and then the previous
+    symbol of the sum. In training this is a symbol of the correct sum; in `answer`, the symbol that the decoder wrote.
     """
 
     def __init__(self, settings: Seq2SeqSettings, rng: Generator):
@@ -127,7 +127,7 @@ class Seq2SeqModel(Module):
             self.output.b.data[:] = initializer(settings)(rng, (V, 1), np.float32)[:, 0]
 
     def __call__(self, inputs: Array, targets: Array, rng: Generator | None = None) -> tuple[Tensor, list[State]]:
-        """The scores (7, V, B) for correct sums (7, B), and all states of all layers. ``rng`` given means training."""
+        """The scores (7, V, B) for correct sums (7, B), and all states of all layers. With ``rng``: training."""
         xp = array_module(targets)
         _, encoder_states = self._run(self.encoder, inputs, None, rng)
         go = xp.full_like(targets[:1], GO)
@@ -139,8 +139,8 @@ class Seq2SeqModel(Module):
         """The sums (7, B) that the model writes: at each step, the symbol with the largest score."""
         xp = array_module(inputs)
         tokens = xp.full((TARGET_LENGTH + 1, inputs.shape[1]), GO, inputs.dtype)  # GO, then the sum
-        # Static masks depend on the number of the step, and these output gates on the gates of the step before. With
-        # them, every step runs the decoder from the first step again.
+        # Static masks depend on the time step, and these output gates depend on the gates of the previous step. In
+        # both cases, the decoder runs again from its first step for every symbol.
         from_start = self.settings.static_mask or self.settings.output_gate != "plain"
         with no_grad():
             _, encoder_states = self._run(self.encoder, inputs, None, None)
@@ -170,7 +170,7 @@ def _last(states: list[State]) -> list[State]:
 
 
 class Problems(Sequence[Batch]):
-    """The minibatches of an epoch: additions of one difficulty. Each is drawn when it is asked for."""
+    """The minibatches of an epoch: additions of one difficulty. Each is drawn when it is indexed."""
 
     def __init__(self, settings: Seq2SeqSettings, difficulty: int, epoch: int):
         self.settings = settings
@@ -194,8 +194,8 @@ class Seq2Seq(Experiment):
     """An encoder and a decoder learn to add. The metric is the share of sums with a wrong symbol, padding included.
 
     ``train_error`` is measured with the noise of training and with the correct previous symbols. Validation and test
-    errors are measured without noise, on sums that the model writes alone. (Correct previous symbols make no difference
-    to the error of a whole sum: they only matter after its first wrong symbol.)
+    errors are measured without noise, on sums that the model writes by itself. (Correct previous symbols do not change
+    the error of a whole sum, because they only matter after its first wrong symbol.)
 
     Attributes
     ----------
@@ -226,13 +226,13 @@ class Seq2Seq(Experiment):
         self.model = self.new_model()
 
     def new_model(self) -> Seq2SeqModel:
-        """A model with the first weights, or those of the latest restart."""
+        """A model with the first weights, or those of the last restart."""
         model = Seq2SeqModel(self.settings, stream(self.settings.seed, "weights", self.memory["restarts"]))
         self.to_device(model)
         return model
 
     def batches(self, epoch: int) -> Problems:
-        """The minibatches of an epoch, with the present difficulty."""
+        """The minibatches of an epoch, with the current difficulty."""
         return Problems(self.settings, self.memory["difficulty"], epoch)
 
     def loss(self, batch: Batch, rng: Generator) -> Measured:
@@ -253,7 +253,7 @@ class Seq2Seq(Experiment):
         return self.error(self.valid_problems())
 
     def valid_problems(self) -> Batch:
-        """The present validation problems, with the present difficulty."""
+        """The current validation problems, with the current difficulty."""
         rng = stream(self.settings.seed, "validation", self.memory["valid_sets"])
         n = self.settings.valid_examples
         return encode(draw_problems(rng, self.memory["difficulty"], n, self.settings.valid_splits))
@@ -267,12 +267,12 @@ class Seq2Seq(Experiment):
         return {"test_error": errors[f"test_error_{validated}"], "difficulty": validated, **errors}
 
     def test_problems(self, difficulty: int) -> Batch:
-        """Problems of neither training nor validation, with or without --overlap."""
+        """Problems that neither training nor validation uses, with or without --overlap."""
         rng = stream(self.settings.seed, "test", difficulty)
         return encode(draw_problems(rng, difficulty, self.settings.valid_examples, ("test",)))
 
     def error(self, batch: Batch) -> float:
-        """The share of sums that the model writes wrong."""
+        """The share of sums that the model gets wrong."""
         inputs, targets = batch
         return float((self.answers(inputs) != targets).any(axis=0).mean())
 

@@ -20,7 +20,7 @@ PerLayer = Annotated[float | str, tyro.conf.arg(metavar="P[,P...]")]
 
 @dataclass(frozen=True)
 class RecurrentSettings(RunSettings):
-    """The recurrent layers and their regularizers. All probabilities are those of zoning out or of dropping."""
+    """The recurrent layers and their regularizers. Probabilities are those of keeping the old value or of dropping."""
 
     rnn_type: Literal["lstm", "gru", "rnn"] = "lstm"
     """Recurrent cell. On char-ptb, the paper's learning rates are 2e-3 for lstm, 1e-3 for gru and 3e-4 for rnn."""
@@ -50,8 +50,8 @@ class RecurrentSettings(RunSettings):
     drop_prob_igates: PerLayer = 0.0
     """Probability that i*g of a unit is dropped: recurrent dropout."""
     output_gate: Literal["plain", "paper", "printed"] = "plain"
-    """Zoneout of the output gate with the mask of --drop-prob-igates. paper: as the text of the paper motivates it;
-    printed: as the formula in the paper is printed."""
+    """Zoneout of the output gate with the mask of --drop-prob-igates. paper: with the sign that the text
+    of the paper motivates; printed: the formula as printed in the paper."""
     ogates_zoneout: bool = False
     """Zoneout of the output gate as in the authors' code: h becomes f * h_{t-1} where i*g is dropped."""
     dropout: Annotated[float, Range(at_least=0, less_than=1)] = 0.0
@@ -61,7 +61,7 @@ class RecurrentSettings(RunSettings):
     input_drop: Annotated[float, Range(at_least=0, less_than=1)] = 0.0
     """Probability that an input (a symbol, a word or a pixel) is dropped."""
     norm_cost_coeff: Annotated[float, Range(at_least=0)] = 0.0
-    """Weight of the norm stabilizer; in the paper 50."""
+    """Weight of the norm stabilizer; 50 in the paper."""
     penalty: Literal["hids", "cells"] = "hids"
     """Apply the norm stabilizer to the hidden states or to the cells."""
 
@@ -170,7 +170,7 @@ class TextSettings(RecurrentSettings):
     """Settings of a language model."""
 
     seq_len: Annotated[int, Range(at_least=2)] = 100
-    """Length of a training sequence. The network makes one step less, because the last symbol is only predicted."""
+    """Length of a training sequence. The network makes one step fewer, because the last symbol is only a target."""
     train_symbols: Annotated[int, Range(at_least=0)] = 0
     """Number of symbols (or words) at the beginning of the training text to train on; 0: all."""
     eval_symbols: Annotated[int, Range(at_least=0)] = 0

@@ -17,7 +17,7 @@ class Text8Settings(CharacterSettings):
 
     dataset: Literal["auto", "text8", "manual"] = "auto"
     """text8: Wikipedia in 27 symbols, or the beginning of it; manual: the Python manual in the same symbols, a stand-in
-    that is part of every Python; auto: text8, or manual where text8 is missing."""
+    that every Python installation contains; auto: text8, or manual if text8 is missing."""
 
     def load(self, say: Callable[[str], None]) -> TextDataset:
         return load_text8(self.dataset, self.data_dir, offline=self.offline, say=say)

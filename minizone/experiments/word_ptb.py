@@ -20,7 +20,7 @@ from minizone.layers import Embedding, Linear, State
 from minizone.runs.experiment import Measured
 from minizone.runs.settings import Range
 
-Batch = tuple[int, np.ndarray, np.ndarray]  # its number in the epoch; words (T, B); for each the next word (T, B)
+Batch = tuple[int, np.ndarray, np.ndarray]  # its index in the epoch; words (T, B); the next word of each (T, B)
 
 
 # ---- settings
@@ -33,12 +33,12 @@ class WordSettings(OwnTextSettings):
     seq_len: Annotated[int, Range(at_least=2)] = 35
     """Time steps of a training sequence."""
     vocabulary_size: Annotated[int, Range(at_least=3)] = 10_000
-    """Number of words of --text that are kept, <eos> and <unk> included: the most frequent of the training text. Other
+    """Number of words of --text to keep, including <eos> and <unk>: the most frequent ones of the training text. Other
     words become <unk>."""
     tokenized: bool = False
-    """Cut --text at its blanks only, as in PTB and WikiText. Without this, a word is a run of letters and digits,
-    also with an apostrophe or a hyphen inside, and each other mark is a word, as is each Chinese character and
-    Japanese kana (Thai, without blanks, is better read by char-ptb). Upper case is kept; the end of a line is <eos>."""
+    """Cut --text only at spaces and line ends, for tokenized texts such as PTB and WikiText. Otherwise, a word is a run
+    of letters and digits, possibly with an apostrophe or a hyphen inside; each other mark, Chinese character and
+    Japanese kana is a word (Thai has no spaces: use char-ptb). Upper case is kept; the end of a line is <eos>."""
 
     def check(self) -> None:
         super().check()
@@ -55,7 +55,7 @@ class WordSettings(OwnTextSettings):
         return self.seq_len
 
 
-PAPER = WordSettings(  # section 4.1.2, and Zaremba et al. (2014), whose model the paper takes over
+PAPER = WordSettings(  # section 4.1.2, and Zaremba et al. (2014), whose model the paper uses
     preset="paper",
     num_layers=2,
     hidden_size=1500,
@@ -118,7 +118,7 @@ class WordModel(LanguageModel):
 class Rows(Sequence[Batch]):
     """Minibatches of a text (N,) that is cut into B contiguous rows, which are read side by side.
 
-    Minibatch k is (k, words, next words), both (T, B) with ``steps`` time steps, and goes on where minibatch k - 1
+    Minibatch k is (k, words, next words), both (T, B) with ``steps`` time steps, and continues where minibatch k - 1
     ended. The last one may be shorter. Up to B words at the end of the text are left out. A short text has fewer rows
     than ``batch_size``.
     """
@@ -161,7 +161,7 @@ class WordPTB(LanguageModelling):
         return Rows(self.data.train, self.settings.steps, self.settings.batch_size)
 
     def loss(self, batch: Batch, rng: Generator) -> Measured:
-        """Cross-entropy in nats, summed over time and averaged over rows: the scale of Zaremba's learning rate 1."""
+        """Cross-entropy in nats, summed over time and averaged over rows: the scale for Zaremba's learning rate 1."""
         number, words, targets = batch
         state = None if number == 0 else self.carried_state()
         scores, states = self.model(self.device.to_device(words), state, rng)
@@ -179,7 +179,7 @@ class WordPTB(LanguageModelling):
         return math.exp(min(mean, 700.0))  # exp(710) would overflow
 
     def validate(self) -> float:
-        """Validation perplexity as in training: in ``batch_size`` rows, the state carried."""
+        """Validation perplexity as in training: in ``batch_size`` rows, with the state carried over."""
         return self.ppl_by_rows(self.data.valid)
 
     def test(self) -> dict[str, float]:

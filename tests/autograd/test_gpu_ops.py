@@ -1,4 +1,4 @@
-"""The operations of autograd on a GPU: every row of the gradient table, random numbers, and what never waits."""
+"""The operations of autograd on a GPU: every row of the gradient table, random numbers, and what never synchronizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checker is checked: gradients that are wrong on purpose are caught and located, right ones are accepted."""
+"""The gradient checker: it detects and locates gradients that are wrong on purpose, and accepts correct ones."""
 
 from __future__ import annotations
 

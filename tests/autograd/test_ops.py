@@ -1,6 +1,6 @@
 """The gradient table, a row for every `Function` of autograd/ops.py and every way to call it; values, edges, errors.
 
-A row is a function of tensors, the same in NumPy, and the arrays to try it on. Every property below holds for all rows.
+A row is a function of tensors, the same function in NumPy, and test arrays. All rows have every property below.
 """
 
 from __future__ import annotations

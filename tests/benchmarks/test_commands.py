@@ -86,7 +86,7 @@ def test_the_setup_is_run_in_the_other_checkout_alone():
 
 
 def test_a_shape_that_is_none_is_a_sentence():
-    assert "--shapes wants T,B,D,H, for example" in benchmark("lstm", "--shapes", "1,2,3", status=2)
+    assert "--shapes must be T,B,D,H, for example" in benchmark("lstm", "--shapes", "1,2,3", status=2)
 
 
 def test_a_candidate_that_fails_or_dies_does_not_end_the_others():

@@ -1,4 +1,4 @@
-"""An LSTM without one of the tricks computes the same numbers: what is timed is the same problem."""
+"""An LSTM without one of the tricks computes the same numbers, so the same problem is timed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every chapter runs offline at its small size, prints the checks that it should, and can be opened as a notebook."""
+"""Every chapter runs offline at its small size, prints the expected checks, and can be opened as a notebook."""
 
 from __future__ import annotations
 

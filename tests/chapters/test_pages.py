@@ -1,4 +1,4 @@
-"""The pages of the chapters say what their scripts say, and the book is made from them."""
+"""The pages of the chapters agree with their scripts, and the book is made from them."""
 
 from __future__ import annotations
 

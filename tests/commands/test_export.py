@@ -1,4 +1,4 @@
-"""`run.py export`: the file, the way back with --load-path, and what is refused."""
+"""`run.py export`: the file, loading it with --load-path, and what is refused."""
 
 from __future__ import annotations
 

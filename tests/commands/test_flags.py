@@ -1,4 +1,4 @@
-"""Flags: what is mistyped is one sentence, status 2 and no folder; what is right reaches the settings."""
+"""Flags: a mistyped flag gives one sentence, status 2 and no folder; a correct flag reaches the settings."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""Grids: which runs a TOML file gives, with which flags and folders; what is refused; and the grids of the paper."""
+"""Grids: the runs of a TOML file, their flags and folders, what is refused, and the grids of the paper."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Ctrl-C and kill -9 in the middle of an epoch: the resumed run equals the uninterrupted one.
 
-Ctrl-C before and after a command: silence.
+Ctrl-C before and after a command prints nothing.
 """
 
 import os

@@ -46,7 +46,7 @@ def test_offline_asks_nobody_and_says_so(task, program, capsys, tmp_path, no_net
     assert program.main([task, *flags.split(), "--offline", "--out", str(tmp_path / "run")]) == 0
     out, err = capsys.readouterr()
     assert no_network == [] and err == ""
-    assert ("nor to be downloaded (--offline): this run uses the" in out) == (dataset is not None)
+    assert ("cannot be downloaded (--offline): this run uses the" in out) == (dataset is not None)
     if task != "gradients":  # which stopped before it has files of its own
         assert ("(stand-in)" in (tmp_path / "run" / "config.json").read_text()) == (dataset is not None)
 

@@ -1,4 +1,4 @@
-"""`run.py resume RUN`: goes on with what config.json says, and says in a sentence why it cannot."""
+"""`run.py resume RUN`: it continues with the settings of config.json, or says in one sentence why it cannot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Standard output and standard error that are closed, full or without a reader: no traceback, and runs go on."""
+"""Standard output and standard error that are closed, full or without a reader: no traceback, and runs continue."""
 
 import os
 import shlex

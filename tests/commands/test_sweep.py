@@ -1,4 +1,4 @@
-"""A sweep from outside: what it trains, prints and leaves when it is stopped, killed and given again."""
+"""A sweep from outside: what it trains, prints and leaves behind when it is stopped, killed and started again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The conformance kit on adapters that can do less than minizone, and on those that raise; the command around it."""
+"""The conformance kit on adapters with fewer options than minizone and on adapters that raise, and its command."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -132,7 +132,7 @@ class WrongNumber(ReadableLSTM):
     [
         (Nothing, "the adapter Nothing offers no zoneout, neither of h nor of c"),
         (Raises, "the adapter Raises raised RuntimeError in sequence: no such kernel"),
-        (WrongShape, "the adapter WrongShape gave output of the shape"),
+        (WrongShape, "the adapter WrongShape returned output of shape"),
         (WrongNumber, "the adapter WrongNumber must return three arrays"),
     ],
 )
@@ -147,7 +147,7 @@ def test_adapter_that_breaks_is_one_sentence(adapter, sentence):
         ("minizone.conformance", "expected MODULE:ADAPTER"),
         ("minizone.conformance:", "expected MODULE:ADAPTER"),
         ("minizone.conformance:Lstm", "there is no class 'Lstm' in minizone.conformance; its classes: Function, Layer"),
-        ("no_such_module:A", "no_such_module is no file and no module"),
+        ("no_such_module:A", "no_such_module is not a file or a module"),
         ("no_such_file.py:A", "there is no file no_such_file.py"),
         ("here.py:A", "here.py needs no_such_package, which is not installed"),
         ("wrong.py:A", "wrong.py cannot be imported: SyntaxError"),

@@ -1,4 +1,4 @@
-"""Problems of addition: their symbols, the distribution of their numbers, and who may see which problem."""
+"""Problems of addition: their symbols, the distribution of their numbers, and which split may use which problem."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Penn Treebank as characters: its two forms, and when the manual stands in for it."""
+"""Penn Treebank as characters: its two forms, and when the manual replaces it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A data file that is not the one in the table is never used, and a sentence says what is wrong with it."""
+"""A data file that differs from the table is never used, and one sentence says what is wrong with it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ DAMAGED = {
     "byte order mark": (b"\xef\xbb\xbf" + RAW, "begins with a byte order mark (BOM)"),
     "web page": (PAGE, "is a web page (HTML or XML)"),
     "error of a store of files": (b'\xef\xbb\xbf<?xml version="1.0"?><Error>', "is a web page (HTML or XML)"),
-    "packed": (gzip.compress(RAW), "is packed with gzip once more than its name says"),
+    "packed": (gzip.compress(RAW), "is compressed with gzip once more than its name says"),
     "UTF-16": (RAW.decode().encode("utf-16"), "is not valid UTF-8 (byte 0xff at offset 0)"),
     "one word changed": (
         RAW.replace(b"cat", b"dog"),

@@ -1,6 +1,4 @@
-"""A data file is found, or downloaded from one of its mirrors, or a sentence says why not. The mirrors are servers on
-this machine.
-"""
+"""A data file is found or downloaded from a mirror (here, local servers), or one sentence says why not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MNIST: its splits, its pixels in [0, 1], smaller images, and when the 8x8 digits stand in for it."""
+"""MNIST: its splits, its pixels in [0, 1], smaller images, and when the 8x8 digits replace it."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_pooled_by_one_is_the_same_and_twice_by_two_is_by_four(small_mnist):
 
 @pytest.mark.parametrize("k", [3, 8, 5, 0, -2])  # 8 divides the width only
 def test_pooling_must_divide_both_sides(small_mnist, k):
-    with pytest.raises(UserError, match=rf"^images of 4x8 cannot be pooled in blocks of {k}x{k}: it must divide both"):
+    with pytest.raises(UserError, match=rf"^images of 4x8 cannot be pooled in blocks of {k}x{k}: the block must"):
         load_images("mnist", small_mnist).pooled(k)
 
 

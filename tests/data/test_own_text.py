@@ -72,7 +72,7 @@ def test_the_mark_of_windows_and_its_line_endings_are_removed_and_that_is_said(t
     assert "".join("".join(decoded(data, split)) for split in SPLITS) == "one\ntwo\rthree\n" * 5
     assert data.sha256 == {"my text.txt": hashlib.sha256(windows).hexdigest()}, "of the file as it is"
     assert "; the byte order mark (BOM) of my text.txt was removed" in said[0]
-    assert "; the line endings of my text.txt, CRLF, became LF" in said[0] and len(said) == 1
+    assert "; the CRLF line endings of my text.txt became LF" in said[0] and len(said) == 1
 
 
 BAD = [
@@ -82,7 +82,7 @@ BAD = [
     (b"\x1f\x8b\x08packed", r"my text.txt is not a text in UTF-8 \(byte 0x8b at offset 1\)"),
     (
         "naïve".encode("latin-1"),
-        r"not a text in UTF-8 \(byte 0xef at offset 2\): unpack it if it is packed, or convert",
+        r"not a text in UTF-8 \(byte 0xef at offset 2\): decompress it if it is compressed, or convert",
     ),
     ("text".encode("utf-16"), r"not a text in UTF-8 \(byte 0xff at offset 0\)"),
     (b"abc\0" * 100, "my text.txt is not a text: it has a zero byte at offset 3"),

@@ -1,4 +1,4 @@
-"""A text becomes indices, and can be cut short."""
+"""A text is converted to indices, and can be shortened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""text8: the files it is read from, what is refused, how much memory it takes, and when the manual stands in for it."""
+"""text8: the files it is read from, what is refused, how much memory it takes, and when the manual replaces it."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_other_byte_is_refused_with_its_offset(module_folder, byte, offset):
         (b"<!DOCTYPE html>\n<html>", "is a web page (HTML or XML)"),
         (b"\xef\xbb\xbf" + RAW, "begins with a byte order mark (BOM)"),
         (RAW + b"\r\n", "has Windows line endings (CRLF)"),
-        (gzip.compress(RAW), "is packed with gzip once more than its name says"),
+        (gzip.compress(RAW), "is compressed with gzip once more than its name says"),
     ],
     ids=["web page", "byte order mark", "line endings", "packed"],
 )

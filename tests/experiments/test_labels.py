@@ -1,4 +1,4 @@
-"""The names of runs: they are folder names, and no two regularizers share one."""
+"""The names of runs are valid folder names, and no two regularizers share one."""
 
 from __future__ import annotations
 

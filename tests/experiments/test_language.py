@@ -1,4 +1,4 @@
-"""Language modelling: minibatches, both protocols of evaluation, the model of the paper, and a text of one's own."""
+"""Language modelling: minibatches, both protocols of evaluation, the model of the paper, and the user's own text."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Semantic consistency: the linear network with zoneout, and what becomes of W with and without it."""
+"""Semantic consistency: the linear network with zoneout, and the final W with and without it."""
 
 import json
 from dataclasses import replace

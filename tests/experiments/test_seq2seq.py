@@ -1,4 +1,4 @@
-"""Addition: who may see which problem, the loop of the decoder, the curriculum, and runs."""
+"""Addition: which split may use which problem, the loop of the decoder, the curriculum, and runs."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Settings: what is refused and with which sentence, and what the presets and flags give."""
+"""Settings: what is refused with which sentence, and the values of presets and flags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several test files share: problems and masks for recurrent cells, gradients by name, small data files."""
+"""Code shared by the tests: problems and masks for recurrent cells, gradients by name, small data files."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def check_stand_in(load: Callable[..., Any], title: str, choices: str, folder: P
     data = load(offline=True, say=said.append)
     assert data.name.endswith("(stand-in)") and title not in data.name
     assert len(said) == 1 and "\n" not in said[0]
-    for part in (f"{title} is neither in {os.environ['MINIZONE_DATA']} ", data.name, f"not {title}'s", "--data-dir"):
+    for part in (f"{title} is not in {os.environ['MINIZONE_DATA']} ", data.name, f"not {title}'s", "--data-dir"):
         assert part in said[0]
     assert f"--dataset {real} " in said[0]
     assert load(stand_in, folder, say=pytest.fail).sha256 == data.sha256, "asked for, so nothing to be said"

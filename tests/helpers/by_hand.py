@@ -1,4 +1,4 @@
-"""The equations of the cells as plain loops over time in NumPy, written apart from the package."""
+"""The equations of the cells as plain loops over time in NumPy, independent of the package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands of run.py: in a process of their own, as a person types them, or in this one, which is faster."""
+"""Run commands of run.py, in a new process as a user does, or in this process, which is faster."""
 
 from __future__ import annotations
 

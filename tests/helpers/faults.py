@@ -1,4 +1,4 @@
-"""`run.py` in processes that can be killed, stopped, raced, or left without room on the disk.
+"""`run.py` in processes that can be killed, stopped, run concurrently, or left without disk space.
 
 The processes are forked from a server that has imported everything, so that one starts in 0.2 seconds.
 """

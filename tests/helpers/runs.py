@@ -1,4 +1,4 @@
-"""A small run of char-ptb, and whether two runs are the same."""
+"""A small run of char-ptb, and a comparison of two runs."""
 
 from __future__ import annotations
 

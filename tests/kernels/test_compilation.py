@@ -1,4 +1,4 @@
-"""Every kernel compiles for a real GPU: CuPy makes its source and NVRTC compiles it, for which no GPU is needed."""
+"""Every kernel compiles for a real GPU: CuPy generates its source and NVRTC compiles it. No GPU is needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Threads of our own: in turn, with the caller's settings, without BLAS's; exceptions arrive; a fork has its own."""
+"""Worker threads: jobs run in order, with the caller's settings and without BLAS's threads; exceptions; forks."""
 
 from __future__ import annotations
 

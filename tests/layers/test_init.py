@@ -1,4 +1,4 @@
-"""Initial weights: orthogonal as the authors have them, uniform in the interval they say, reproducible."""
+"""Initial weights: orthogonal as in the authors' code, uniform in the right interval, reproducible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The regularizers beside zoneout: what the masks are, which weights get noise, what the penalties add up to."""
+"""The regularizers other than zoneout: their masks, which weights get noise, and the values of the penalties."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An argument of a wrong shape is refused, with both shapes in the sentence; it is never broadcast.
+"""An argument of a wrong shape is refused with both shapes in the error. It is never broadcast.
 
 The table has every layer and function, with the axes of its arguments. Each argument is tried with one axis less, one
 axis more, and one length changed: for sizes that differ, and for equal sizes, where a wrong axis could fit by accident.

@@ -1,4 +1,4 @@
-"""`minizone.bn_lstm`: the readable reference, complex steps, the equations; what it normalizes, and what it costs."""
+"""`minizone.bn_lstm`: the readable reference, complex steps, the equations; what it normalizes, and its cost."""
 
 from __future__ import annotations
 

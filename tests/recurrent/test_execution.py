@@ -1,4 +1,4 @@
-"""How a layer is executed changes no number: inputs joined or projected, many steps at once, in which thread."""
+"""The way of execution does not change the numbers: joined or projected inputs, many steps at once, threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Zoneout of the output gate beside recurrent dropout: the variants of the paper, of its print, and of its code."""
+"""Zoneout of the output gate with recurrent dropout: the variants of the paper's text, its equation, and the code."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What holds for all shapes, masks, dtypes and memory layouts, axes of no element among them.
+"""Properties that hold for all shapes, masks, dtypes and memory layouts, including empty axes.
 
-How many cases were tried, and how far off the worst one was, is printed at the end of a run of the tests.
+The number of cases and the largest error are printed at the end of a test run.
 """
 
 from __future__ import annotations

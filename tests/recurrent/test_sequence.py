@@ -1,4 +1,4 @@
-"""What every recurrent cell owes the graph around it: gradients, tokens, dtypes, zoneout, time and error messages."""
+"""Every recurrent cell as a part of a graph: gradients, tokens, dtypes, zoneout, time and error messages."""
 
 from __future__ import annotations
 

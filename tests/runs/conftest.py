@@ -1,4 +1,4 @@
-"""A run in a process of its own that nothing happens to."""
+"""A run in its own process that is not interrupted."""
 
 from __future__ import annotations
 

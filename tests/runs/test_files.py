@@ -1,4 +1,4 @@
-"""What a person may find in the place of a checkpoint or of a log."""
+"""Files that can be in place of a checkpoint or a log."""
 
 import numpy as np
 import pytest

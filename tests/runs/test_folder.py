@@ -1,4 +1,4 @@
-"""config.json records the commit that a run was made with, where there is one."""
+"""config.json records the commit of a run, if there is one."""
 
 from __future__ import annotations
 

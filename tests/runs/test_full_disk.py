@@ -1,4 +1,4 @@
-"""A disk that is full, and a folder that cannot be written: one sentence, and the last checkpoint stays."""
+"""A full disk and a folder without write permission give one sentence, and the last checkpoint stays."""
 
 import os
 import shutil

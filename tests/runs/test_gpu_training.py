@@ -1,4 +1,4 @@
-"""Training on a GPU: every task gives the run of the CPU, the host does not wait for an update, and runs resume."""
+"""Training on a GPU: every task gives the same run as on a CPU, updates do not synchronize, and runs can be resumed."""
 
 from __future__ import annotations
 

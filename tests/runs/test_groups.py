@@ -1,4 +1,4 @@
-"""Runs that differ in nothing but the seed belong together, and a run stands beside the paper's result of its kind."""
+"""Runs that differ only in the seed form a group, and a run is shown beside the paper's result of its kind."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""A run can be killed at any moment; what was written by then is enough to end it with the same bits."""
+"""A run can be killed at any moment and resumed from its files. It then ends with the same bits."""
 
 import signal
 import sys

@@ -1,4 +1,4 @@
-"""Figures show what the logs of the runs say."""
+"""Figures agree with the logs of the runs."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Tables, pages and saved runs come from the logs of runs, and say what the logs say."""
+"""Tables, pages and saved runs are made from the logs of runs, and agree with them."""
 
 import json
 import re

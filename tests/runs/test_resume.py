@@ -1,4 +1,4 @@
-"""A resumed run is the run that was never interrupted, to the bit; what cannot be resumed is refused in a sentence."""
+"""A resumed run equals the uninterrupted run to the bit. What cannot be resumed is refused in one sentence."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The PyTorch module of an exported run, in training; that it is minizone in evaluation: tests/commands/test_export.py.
+"""The PyTorch module of an exported run, in training. For evaluation, see tests/commands/test_export.py.
 
 The table of the kit: python run.py conformance tests/runs/test_torch_model.py:Adapter
 """

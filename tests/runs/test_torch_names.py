@@ -1,4 +1,4 @@
-"""Parameters in PyTorch's names and back. That PyTorch computes the same with them is in test_torch_parity.py."""
+"""Parameters in PyTorch's names and back. test_torch_parity.py tests that PyTorch computes the same with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stand-in for CuPy: what minizone calls of it, computed by NumPy, with the rules of a GPU.
+"""A stand-in for CuPy: the parts that minizone uses, computed by NumPy, with the rules of a GPU.
 
     cupy = standin.make()
     monkeypatch.setattr(minizone.backend, "cupy", cupy)
@@ -6,19 +6,19 @@
         ...
     assert counts.synchronizations == 0
 
-It enforces what a machine without a GPU would not show:
+It enforces rules that NumPy does not have:
 
 - NumPy's functions do not take arrays of the device. CuPy's functions, ufuncs and kernels do not take NumPy arrays.
-- There is no function, method or keyword but those in `tests.standin.arrays`; ufuncs have no ``where``.
-- An index in an array wraps around. An index that names an element twice cannot be assigned to, and a copy cannot
+- Only the functions, methods and keywords in `tests.standin.arrays` exist; ufuncs have no ``where``.
+- An index in an array wraps around. An index that contains an element twice cannot be assigned to, and a copy cannot
   overlap with its source. ``add.at`` needs a type with an atomic addition.
-- Results are C-contiguous, whatever the operands are. New memory is full of NaN.
-- The host waits for every copy to it, ``float(x)`` and ``bool(x)`` included; this is counted, as launches are.
+- Results are C-contiguous, whatever the operands are. New memory is filled with NaN.
+- Every copy to the host synchronizes, including ``float(x)`` and ``bool(x)``. This is counted, and so are launches.
 - A kernel runs its own C++ source. An index out of range, a raw argument that is not contiguous, an argument of another
   type and an input that overlaps with an output are errors.
-- While a graph is recorded, nothing allocates, copies from or to the host, or waits. A graph does not keep its arrays
-  alive.
-- cuBLAS needs the types of its arguments, the current stream, a workspace, and matrices that lie inside of arrays.
+- While a graph is recorded, nothing may allocate, copy from or to the host, or synchronize. A graph does not keep its
+  arrays alive.
+- cuBLAS needs the types of its arguments, the current stream, a workspace, and matrices that lie inside arrays.
 """
 
 from __future__ import annotations

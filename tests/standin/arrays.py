@@ -1,6 +1,6 @@
 """The arrays of the stand-in, and the functions and ufuncs of CuPy that minizone calls.
 
-NumPy computes. What a GPU or CuPy would refuse raises an error here; the list is in `tests.standin`.
+NumPy does the computations. What a GPU or CuPy would refuse raises an error here; the list is in `tests.standin`.
 """
 
 from __future__ import annotations
