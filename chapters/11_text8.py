@@ -23,7 +23,7 @@ from minizone.experiments.text8 import PAPER, Text8
 # %% [markdown]
 # ## Wikipedia in 27 symbols
 #
-# text8 is 100 million characters of Wikipedia, reduced to the letters a to z and the blank. It is split by position:
+# text8 is 100 million characters of Wikipedia, reduced to the letters a to z and the space. It is split by position:
 # the first 90 million characters are for training, the next 5 million for validation, the last 5 million for the test.
 #
 # text8 is a large download. So this chapter reads a stand-in that every Python contains: its own manual, written in the
@@ -34,7 +34,7 @@ text = load_text8("manual")
 sample = "".join(SYMBOLS[index] for index in text.train[1000:1080])
 print(f"{text.name}: {len(text.train):,} / {len(text.valid):,} / {len(text.test):,} characters, such as")
 print(f"  {sample}")
-check("27 symbols, the blank and a to z", text.vocabulary == SYMBOLS and len(SYMBOLS) == 27)
+check("27 symbols, the space and a to z", text.vocabulary == SYMBOLS and len(SYMBOLS) == 27)
 
 # %% [markdown]
 # ## What is trained

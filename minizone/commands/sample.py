@@ -28,7 +28,7 @@ class Sample:
     run: tyro.conf.Positional[str]
     """The folder of the run."""
     prompt: str = ""
-    """Text to continue. Words need no blanks before punctuation marks. Without a prompt, a new line begins."""
+    """Text to continue. Words need no spaces before punctuation marks. Without a prompt, a new line begins."""
     length: int = 300
     """Number of characters or words to draw."""
     temperature: float = TEMPERATURE
