@@ -31,7 +31,7 @@ SIZES = (50, 50, 20, Device("cpu"))  # T, H, B
 def early_shares(bias: float) -> list[float]:
     """The early share of each method of the chapter: no regularizer, zoneout of 0.5, of 0.15, dropout."""
     shares = []
-    for options in chapter.OPTIONS:
+    for options in chapter.KINDS.values():
         norms = chapter.random_lstm({**options, "forget_bias": bias}, *SIZES)
         shares.append(chapter.early(norms))
     return shares
