@@ -466,9 +466,8 @@ if __name__ == "__main__":
 # $c_t$ with the factor $1 - k^c_t$, and one from $u$ with the factor $1 - u^2$. There is no matrix on the two shortest
 # ways from $c_t$ to $c_{t-1}$.
 #
-# Below: by hand and with `minizone.lstm` the time of a step hardly depends on T, so the time of the whole is
-# proportional to it. With the tape a step takes longer in a longer sequence. The tape takes several times as long as
-# the other two.
+# Below: the time of a step hardly depends on the length of the sequence, so the time of the whole is about proportional
+# to T. The tape takes several times as long as the other two.
 
 # %% [markdown]
 # ## What to take away

@@ -245,7 +245,7 @@ def draw_digit(axes: list[plt.Axes], data: ImageDataset, order: np.ndarray) -> N
 
     sequence.step(steps + 1, image + 1.3, "0.4", where="mid", lw=0.9)
     sequence.step(steps + 1, image[order], "0.4", where="mid", lw=0.9)
-    sequence.set(title="the sequence that the network reads: pixels, 0 to 1", xlabel="time step")
+    sequence.set(title="the pixels, one at each time step", xlabel="time step")
     sequence.set_yticks([0.5, 1.8], ["permuted", "in order"])
 
 

@@ -243,7 +243,7 @@ def draw_cut(axis: plt.Axes) -> None:
 def draw_schedule(axis: plt.Axes) -> None:
     """The learning rate of each epoch."""
     axis.plot(range(1, 56), rates, drawstyle="steps-mid")
-    axis.set(title="learning rate (55 epochs: Zaremba et al.)", xlabel="epoch", ylabel="learning rate", ylim=(0, 1.05))
+    axis.set(title="learning rate, 55 epochs", xlabel="epoch", ylabel="learning rate", ylim=(0, 1.05))
 
 
 # %% [markdown]

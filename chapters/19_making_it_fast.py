@@ -286,8 +286,9 @@ def mix_in_place(p: Problem):
 # A GPU needs neither.
 #
 # Here the whole layer is timed, without the second thread and with it. On one core the second thread gains nothing. On
-# two cores it gains where the steps are small and many, as in MNIST. Where each product is large enough to keep both
-# cores busy, it costs time, so `minizone.lstm` does without it there. `benchmarks/README.md` has the numbers.
+# two free cores it can gain where the steps are small and many, as in MNIST with its 784 steps. Where each product is
+# large enough to keep both cores busy, it costs time, so `minizone.lstm` does without it there. How much it is worth
+# depends on the processor: `benchmarks/README.md` has the numbers for two.
 
 
 # %%
