@@ -57,7 +57,7 @@ class Zoneout:
     Parameters
     ----------
     cells, states : float in [0, 1]
-        z_c and z_h: the probability that a unit of c, of h, keeps its old value. With 1, the states never change.
+        z_c and z_h: the probability that a unit of c, of h, keeps its old value. With 1, it never changes.
     shared : bool
         One mask for c and h (section 4.3 of the paper), instead of one each.
     whole_layer : bool

@@ -18,7 +18,7 @@ def take_columns(W: Array, tokens: Array) -> Array:
 
 
 def add_up_tokens(da: Array, x: Array, dW_x: Array) -> None:
-    """Add da (4H, T*B), the gradients at tokens x (T, B), to the columns of these tokens in dW_x (4H, D)."""
+    """Add da (M, T*B), the gradients at tokens x (T, B), to the columns of these tokens in dW_x (M, V)."""
     xp, tokens = array_module(da), x.reshape(-1)
     if not tokens.size:
         return

@@ -50,7 +50,7 @@ _ADD_UP_TOKENS = Kernel(
 
 
 def add_up_tokens(da: Array, x: Array, dW_x: Array) -> None:
-    """Add da (4H, T*B), the gradients at tokens x (T, B), to the columns of these tokens in dW_x (4H, D).
+    """Add da (M, T*B), the gradients at tokens x (T, B), to the columns of these tokens in dW_x (M, V).
 
     Uses no atomic additions, because their order, and therefore the rounding, would differ each time.
     """
