@@ -4,7 +4,7 @@ import os
 import signal
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C during the imports, which take a second
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # for Ctrl-C during the imports, which take a second
 
     from minizone.commands.main import run_and_exit
 

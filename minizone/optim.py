@@ -5,8 +5,8 @@ One step, for each parameter p with the gradient g and its own arrays of moving 
     step = update(g, averages)        the formula of the optimizer
     p = p - step
 
-Either the gradient or the step is clipped: shortened to a largest L2 norm over all parameters together. Which of the
-two matters. The authors clip the step of Adam, and the gradient with the other optimizers (docs/original-code.md).
+Either the gradient or the step is clipped: scaled down to a maximum L2 norm over all parameters together. The choice
+matters: the authors clip the step of Adam, and the gradient in the other optimizers (docs/original-code.md).
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ from minizone.backend import Array, array_module
 from minizone.kernels import gpu, kernels_for
 from minizone.kernels.gpu import optim as fused
 
-PIECE = 65536  # elements of a parameter that are updated at a time, so that all arrays involved stay in a core's cache
+PIECE = 65536  # elements of a parameter that are updated at a time, so that all their arrays stay in a core's cache
 
 
 class Optimizer:
-    """The base class: it takes the gradients, clips, subtracts the steps and saves the averages.
+    """Base class of the optimizers: takes the gradients, clips, subtracts the steps and saves the averages.
 
-    A subclass has the formula in `update`, and the same formula as one CUDA kernel in `fused_update`.
+    A subclass defines the formula in `update`, and the same formula as one CUDA kernel in `fused_update`.
 
     Parameters
     ----------
     parameters : sequence of Tensor
         `step` changes their ``data`` in place.
     learning_rate : float
-        A plain attribute, which may be changed between two steps.
+        A plain attribute, which you may change between two steps.
     clip : float
-        Largest L2 norm, over all parameters together, of what ``clip_what`` names; 0: no clipping.
+        Maximum L2 norm of the gradient or the step, over all parameters together; 0: no clipping.
     clip_what : "gradient" or "step"
-        "gradient": the gradient is shortened before the optimizer uses it. "step": the step is shortened before it is
-        subtracted; the moving averages are those of the gradient as it was.
+        "gradient": the gradient is scaled down before the optimizer uses it. "step": the step is scaled down before it
+        is subtracted; the moving averages are those of the unclipped gradient.
 
     Attributes
     ----------
     steps : int
         Number of updates so far.
     averages : list of tuples of arrays
-        For each parameter, arrays of its shape that are carried from step to step, in the order of ``AVERAGES``,
-        which has their names. They start at zero. Those of float16 parameters are float32.
+        For each parameter, arrays of its shape that are kept between steps, in the order of ``AVERAGES``, which has
+        their names. They are initially zero, and float32 for float16 parameters.
 
-    With float16 parameters all is computed in float32, and only the new parameters are rounded.
+    For float16 parameters everything is computed in float32, and only the new parameters are rounded.
 
     Raises ValueError for a negative ``clip`` or ``learning_rate``, an unknown ``clip_what``, or parameters that share
     an array.
@@ -87,14 +87,14 @@ class Optimizer:
         raise NotImplementedError
 
     def step(self) -> float | Array:
-        """Update the parameters from their ``grad``, set those to None, and return the L2 norm of the gradient.
+        """Update the parameters from their ``grad``, set each ``grad`` to None, and return the L2 norm of the gradient.
 
-        The norm is a float, or on a GPU an array () that the host has not waited for. A gradient that is not finite
-        changes no parameter and no average, and the norm shows it. (On a GPU, ``steps`` counts such an update.) A
-        parameter that the loss does not depend on, with ``grad`` None, stays as it is: the initial state of a layer to
-        which a state was given, for example.
+        The norm is a float; on a GPU it is an array (), not yet copied to the host. If the norm is not finite, no
+        parameter and no average changes. (On a GPU, ``steps`` counts such an update.) A parameter whose ``grad`` is
+        None does not change. The loss does not depend on it: for example, the initial state of a layer that was called
+        with a state.
 
-        Raises ValueError when no parameter has a gradient.
+        Raises ValueError if no parameter has a gradient.
         """
         used = [k for k, p in enumerate(self.parameters) if p.grad is not None]
         if not used:
@@ -130,7 +130,7 @@ class Optimizer:
     def _updates(
         self, targets: list[Array], gradients: list[Array], averages: list[tuple[Array, ...]], factor: float | Array
     ) -> Iterator[tuple[Array, Array]]:
-        """For each array in ``targets``, or each piece of one, the step from ``factor`` times the gradient."""
+        """Pairs: an array of ``targets``, or a piece of one, and its step from ``factor`` times the gradient."""
         for target, g, own_averages in zip(targets, gradients, averages, strict=True):
             if kernels_for(g) is gpu:
                 yield target, self.fused_update(factor * g, *own_averages)
@@ -146,11 +146,11 @@ class Optimizer:
                 average.fill(0)
 
     def state_dict(self) -> dict[str, Array]:
-        """The averages by names like "m.0", m of the first parameter, and "steps"; the arrays are no copies."""
+        """The averages by names like "m.0" (m of the first parameter), and "steps"; the arrays are not copied."""
         return {**self._named_averages(), "steps": np.array([self.steps])}
 
     def load_state_dict(self, arrays: Mapping[str, Array]) -> None:
-        """Copy what `state_dict` returned. ValueError, and no change, when names or shapes differ."""
+        """Copy the arrays of a `state_dict`. ValueError, without any change, if names or shapes differ."""
         own = self._named_averages()
         names = {*own, "steps"}
         if names != arrays.keys():
@@ -171,7 +171,7 @@ class Optimizer:
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent; with `decayed` it trains word-level Penn Treebank (Zaremba et al., 2014).
+    """Stochastic gradient descent; used with `decayed` for word-level Penn Treebank (Zaremba et al., 2014).
 
         step = learning_rate g
 
@@ -186,17 +186,17 @@ class SGD(Optimizer):
 
 
 class Momentum(Optimizer):
-    """Gradient descent with momentum, in the form of Blocks: the learning rate is inside the velocity.
+    """Gradient descent with momentum, as in Blocks: the velocity includes the learning rate.
 
         velocity = momentum velocity + learning_rate g
         step = velocity
 
-    A change of the learning rate therefore takes about ``1 / (1 - momentum)`` steps to have its full effect.
+    A change of the learning rate therefore takes about ``1 / (1 - momentum)`` steps to take full effect.
 
     Parameters
     ----------
     momentum : float
-        In [0, 1), or ValueError; 0.99 in the authors' scripts. The other parameters are those of `Optimizer`.
+        In [0, 1), else ValueError; 0.99 in the authors' scripts. The other parameters are those of `Optimizer`.
     """
 
     AVERAGES = ("velocity",)
@@ -224,7 +224,7 @@ class Momentum(Optimizer):
 
 
 class RMSProp(Optimizer):
-    """RMSProp (Tieleman and Hinton, 2012), in the form of Blocks; it trains the authors' permuted MNIST.
+    """RMSProp (Tieleman and Hinton, 2012), as in Blocks; the authors use it for permuted MNIST.
 
         ms = decay ms + (1 - decay) g^2
         step = learning_rate g / max(sqrt(ms), 1e-5)
@@ -236,7 +236,7 @@ class RMSProp(Optimizer):
     Parameters
     ----------
     decay : float
-        In [0, 1), or ValueError; 0.5 in the authors' permuted MNIST. The other parameters are those of `Optimizer`.
+        In [0, 1), else ValueError; 0.5 in the authors' permuted MNIST. The other parameters are those of `Optimizer`.
     """
 
     AVERAGES = ("ms",)
@@ -272,7 +272,7 @@ class Adam(Optimizer):
         v = beta2 v + (1 - beta2) g^2
         step = learning_rate sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + epsilon)
 
-    m and v are moving averages of the gradient and its square, t is the number of the step, from 1. As in Blocks, the
+    m and v are moving averages of the gradient and its square; t counts the steps from 1. As in Blocks, the
     bias correction is part of the learning rate, and epsilon is added to sqrt(v) as it is, without bias correction.
 
     Parameters
@@ -329,12 +329,12 @@ def make(
     momentum: float = 0.99,
     decay: float = 0.9,
 ) -> Optimizer:
-    """An optimizer by its name in the authors' ``--algorithm``.
+    """Make an optimizer from its name in the authors' ``--algorithm``.
 
     Parameters
     ----------
     algorithm : "adam", "rms_prop", "momentum" or "sgd"
-        ValueError for any other.
+        Any other name raises ValueError.
     clip_what : "step", "gradient" or None
         None: the authors' choice for the algorithm, "step" for Adam and "gradient" for the others.
     momentum, decay : float
@@ -355,7 +355,7 @@ def make(
 
 
 def decayed(learning_rate: float, epoch: int, *, divide_by: float = 1.0, after: int = 0) -> float:
-    """The learning rate of an epoch: constant at first, then divided by the same number each epoch.
+    """The learning rate of an epoch: constant at first, then divided by a constant in each epoch.
 
         learning_rate / divide_by ** max(0, epoch - after)
 
@@ -364,9 +364,9 @@ def decayed(learning_rate: float, epoch: int, *, divide_by: float = 1.0, after: 
     Parameters
     ----------
     learning_rate, divide_by : float
-        ``divide_by`` of 1: no decay; ValueError unless it is above 0.
+        ``divide_by`` must be above 0, else ValueError; 1 means no decay.
     epoch, after : int
-        Counted from 1, or ValueError; ``after`` is the last epoch with the full learning rate.
+        ``epoch`` is counted from 1, else ValueError; ``after`` is the last epoch with the full learning rate.
     """
     if epoch < 1:
         raise ValueError(f"epochs are counted from 1, got {epoch}")
@@ -384,12 +384,12 @@ def _check_below_one(name: str, value: float) -> None:
 
 
 def _at_least_float32(array: Array) -> Array:
-    """The array itself; of float16, a copy in float32."""
+    """The array itself, or a float32 copy of a float16 array."""
     return array.astype(np.result_type(array.dtype, np.float32), copy=False)
 
 
 def _pieces(*arrays: Array) -> Iterator[list[Array]]:
-    """Views of the same rows of arrays of one shape, about ``PIECE`` elements of each."""
+    """Split arrays of one shape into views of the same rows, each of about ``PIECE`` elements."""
     arrays = tuple(array_module(a).atleast_1d(a) for a in arrays)
     rows, size = len(arrays[0]), arrays[0].size
     rows_of_piece = max(1, PIECE * rows // max(1, size))

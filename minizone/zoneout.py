@@ -4,8 +4,8 @@ For any state s with candidate s~, Krueger et al. (2017), section 3.2:
 
     s_t = keep * s_{t-1} + (1 - keep) * s~_t                  keep = 1: the old value stays
 
-Training draws ``keep`` from {0, 1} with P(keep = 1) = z. Evaluation puts the expectation of keep in its place, which
-is z itself: the same line, no weight is rescaled. The variants below are only other ways to fill ``keep``.
+Training draws ``keep`` from {0, 1} with P(keep = 1) = z. Evaluation uses the same line with the expectation of keep,
+which is z; no weight is rescaled. The variants below differ only in how they fill ``keep``.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def zone_out(old: Any, new: Any, keep: Any) -> Any:
     old, new : (H, B)
         The previous state and the candidate for the next one.
     keep : broadcastable to (H, B), or None
-        1 where the old value stays, 0 where the new one is taken, in between a mixture; None: no zoneout.
+        1 keeps the old value, 0 takes the new one, and a number in between mixes them; None: no zoneout.
 
-    Raises ValueError when old and new differ in shape, or when the mask does not broadcast to it.
+    Raises ValueError if old and new differ in shape, or if the mask does not broadcast to it.
     """
     before, after = (getattr(state, "shape", ()) for state in (old, new))
     if before != after:
@@ -38,8 +38,8 @@ def zone_out(old: Any, new: Any, keep: Any) -> Any:
 
 
 def check_mask(mask: Any, shape: tuple[int, ...], axes: str) -> None:
-    """Raise ValueError unless the mask broadcasts to ``shape`` without making it larger; ``axes`` are its names."""
-    found = getattr(mask, "shape", ())  # of a number, or None
+    """Raise ValueError unless the mask broadcasts to ``shape`` without making it larger; ``axes`` names its axes."""
+    found = getattr(mask, "shape", ())  # () for a number or None
     if len(found) > len(shape) or any(n not in (1, m) for n, m in zip(found[::-1], shape[::-1], strict=False)):
         raise ValueError(f"a mask of shape {found} does not broadcast to {axes} = {shape}")
 
@@ -52,21 +52,21 @@ def check_probability(name: str, p: float) -> None:
 
 @dataclass(frozen=True)
 class Zoneout:
-    """How much of an LSTM's state zones out, and what its masks look like.
+    """The zoneout probabilities of a recurrent layer, and the form of its masks.
 
     Parameters
     ----------
     cells, states : float in [0, 1]
-        z_c and z_h: the probability that a unit of c, of h, keeps its old value. 1 is legal: nothing ever moves.
+        z_c and z_h: the probability that a unit of c, of h, keeps its old value. With 1, it never changes.
     shared : bool
         One mask for c and h (section 4.3 of the paper), instead of one each.
     whole_layer : bool
-        Stochastic depth in time (section 4.1.1): one draw for a time step of an example decides for all its units,
-        and for c and h together.
+        Stochastic depth in time (section 4.1.1): one draw for each time step of each example decides for all units,
+        of both c and h.
     static_steps : int
-        0: fresh masks for every update. n > 0: static identity connections (appendix of the paper): masks of n time
-        steps are drawn once, serve all examples and all updates, repeat after n steps, and stay in evaluation,
-        because they are a fixed part of the network and not noise.
+        0: fresh masks for every update. n > 0: static identity connections (appendix of the paper). Masks of n time
+        steps are drawn once and used for all examples and all updates; they repeat after n steps. Evaluation uses them
+        too, because they are a fixed part of the network and not noise.
     gaussian : bool
         keep ~ Normal(z, z (1 - z)): mean and variance of the Bernoulli mask. The paper's code has such a flag, but
         its implementation is lost; this definition is ours, after Srivastava et al. (2014), section 10.
@@ -74,7 +74,7 @@ class Zoneout:
     Raises
     ------
     ValueError
-        A probability outside [0, 1]; or one mask for two different probabilities (0 means "not this one").
+        If a probability is outside [0, 1], ``static_steps`` < 0, or one mask has two different nonzero probabilities.
     """
 
     cells: float = 0.0
@@ -115,9 +115,9 @@ class Zoneout:
         T, H, B : int
             Time steps, hidden units, examples.
         rng : generator or None
-            Given: training, draws from it. None: evaluation, the expectation.
+            Training: the masks are drawn from it. None: evaluation, the masks are their expectation.
         static_rng : generator
-            Source of static masks: must give the same numbers at every call.
+            Source of static masks; it must give the same numbers in every call.
         """
         if self.static_steps:
             keep_h, keep_c = self._draw(static_rng, self.static_steps, H, 1, dtype)
@@ -143,5 +143,5 @@ class Zoneout:
 
 
 def _repeat(keep: Array | None, T: int) -> Array | None:
-    """A mask (n, H, 1), repeated along time to T steps."""
+    """A mask (n, H, 1), repeated along time to (T, H, 1)."""
     return None if keep is None else keep[array_module(keep).arange(T) % len(keep)]

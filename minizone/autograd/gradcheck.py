@@ -4,7 +4,7 @@ The complex step: for an analytic function f of real numbers, f(x + ih) = f(x) +
 Im f(x + ih) / h. Nothing is subtracted, so h can be 1e-20 and the result is exact up to rounding.
 
 Central differences, (f(x + h) - f(x - h)) / 2h, subtract two nearly equal numbers and are exact to about 1e-10 at best.
-They are for functions that are not analytic: a maximum, an absolute value, a comparison.
+Use them for functions that are not analytic: a maximum, an absolute value, a comparison.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Method = Literal["complex", "difference"]
 COMPLEX_STEP = 1e-20
 DIFFERENCE_STEP = 1e-6
 TOLERANCE = {"complex": 1e-9, "difference": 1e-6}  # default of rtol
-# Derivatives below this fraction of the terms of L are rounding errors of terms that cancel.
+# Derivatives below this fraction of the terms of L count as rounding errors of terms that cancel.
 NEGLIGIBLE = {"complex": 1e-6, "difference": 1e-3}
 
 
@@ -41,9 +41,9 @@ def gradcheck(
     names: Sequence[str] | None = None,
     seed: int = 0,
 ) -> float:
-    """Raise unless the gradients that ``f`` computes agree with its derivatives, for every floating argument.
+    """Raise `GradientError` unless the gradients of ``f`` match numerical derivatives, for every floating argument.
 
-    The outputs are multiplied with fixed random weights and summed to one number L. For each argument, dL/d(argument)
+    The outputs are multiplied by fixed random weights and summed to one number L. For each argument, dL/d(argument)
     from ``backward`` is compared with the derivative of L along every element, or along random directions.
 
     Parameters
@@ -56,14 +56,14 @@ def gradcheck(
     method : "complex" or "difference"
         Complex step, or central differences with a step of 1e-6.
     rtol : float, optional
-        Allowed error relative to the largest derivative of the argument, or to a fraction (10^-6, for differences
-        10^-3) of the terms of L if that is larger. Default: 1e-9 for the complex step, 1e-6 for differences.
+        Allowed error, relative to the largest derivative with respect to the argument, or to a fraction of the terms
+        of L (1e-6, or 1e-3 for differences) if that is larger. Default: 1e-9, or 1e-6 for differences.
     directions : int, optional
-        Number of random directions for each argument, instead of all of its elements: for large arrays.
+        Check this many random directions of each argument instead of every element. For large arrays.
     names : sequence of str, optional
-        Names of the arguments for the message. Default: "argument 0", ...
+        Names of the arguments in error messages. Default: "argument 0", ...
     seed : int
-        For the weights and the directions.
+        Seed of the random weights and directions.
 
     Returns
     -------
@@ -73,9 +73,9 @@ def gradcheck(
     Raises
     ------
     GradientError
-        When an error exceeds ``rtol``, or a gradient is missing, not finite, or not of the shape of its argument.
+        If an error exceeds ``rtol``, or a gradient is missing, not finite, or not of the shape of its argument.
     ValueError
-        For an unknown ``method``, or fewer directions than 1.
+        If ``method`` is unknown or ``directions`` is less than 1.
     """
     if method not in ("complex", "difference"):
         raise ValueError(f'gradcheck: method must be "complex" or "difference", got {method!r}')
@@ -97,7 +97,7 @@ def gradcheck(
     terms = float(sum(np.abs(y.data * w).sum() for y, w in zip(outputs, weights, strict=True)))
 
     def loss_with(k: int, value: np.ndarray) -> complex:
-        """L with another value of argument k."""
+        """L with ``value`` in place of argument k."""
         with no_grad():
             outputs = _as_tuple(f(*(Tensor(value) if j == k else t for j, t in enumerate(tensors))))
         return sum((y.data * w).sum() for y, w in zip(outputs, weights, strict=True))
@@ -131,16 +131,16 @@ def _as_tuple(outputs: Outputs) -> tuple[Tensor, ...]:
 def _checked(name: str, gradient: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
     """The gradient; GradientError if it is missing, not finite or of another shape."""
     if gradient is None:
-        raise GradientError(f"{name}: backward left no gradient")
+        raise GradientError(f"{name}: backward computed no gradient")
     if gradient.shape != shape:
-        raise GradientError(f"{name}: gradient of shape {gradient.shape} for shape {shape}")
+        raise GradientError(f"{name}: the gradient from backward has shape {gradient.shape}, the argument {shape}")
     if not np.isfinite(gradient).all():
         raise GradientError(f"{name}: the gradient from backward is not finite")
     return gradient
 
 
 def _steps(shape: tuple[int, ...], count: int | None, rng: np.random.Generator) -> list[tuple[str, np.ndarray]]:
-    """Names and directions of this shape: the unit vector of each element, or ``count`` random directions."""
+    """Names and directions, each of this shape: the unit vector of each element, or ``count`` random directions."""
     if count is not None:
         return [(f"random direction {n}", rng.standard_normal(shape)) for n in range(count)]
     steps = []
@@ -152,7 +152,7 @@ def _steps(shape: tuple[int, ...], count: int | None, rng: np.random.Generator) 
 
 
 def _derivative(f: Callable[[np.ndarray], complex], x: np.ndarray, direction: np.ndarray, method: Method) -> float:
-    """The derivative of f at x along the direction."""
+    """The derivative of f at x along ``direction``."""
     if method == "complex":
         return float(np.imag(f(x + 1j * COMPLEX_STEP * direction)) / COMPLEX_STEP)
     h = DIFFERENCE_STEP

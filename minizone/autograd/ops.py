@@ -1,10 +1,9 @@
-"""Primitive differentiable operations: a `Function` each, its backward below its forward, and below all of them the
-functions that apply them.
+"""Primitive differentiable operations: first the `Function` classes, then the functions that apply them.
 
 ``x`` (or ``a`` and ``b``) are inputs and ``y`` is the output; ``gx`` and ``gy`` are dLoss/dx and dLoss/dy. Operations
-of two arrays broadcast them. Their backward returns gradients of the broadcast shape, and `Tensor.backward` sums them
-to the shape of the input. No operation takes a complex conjugate or a modulus: all of them are analytic (`Relu`
-piecewise), so a complex step can check them.
+on two arrays broadcast them. Their backward returns gradients of the broadcast shape, and `Tensor.backward` sums them
+to the shape of the input. No operation takes a complex conjugate or a modulus. All of them are therefore analytic
+(`Relu` piecewise), and a complex step can check them.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ class Negative(Function):
 class Power(Function):
     """``y = a ** b``, elementwise: dy/da = b a^(b-1), dy/db = y log(a).
 
-    0 a^(-1) and 0 log(0) count as 0 at a = 0, as in PyTorch.
+    At a = 0, the products 0 a^(-1) and 0 log(0) are taken to be 0, as in PyTorch.
     """
 
     def forward(self, a: Array, b: Array) -> Array:
@@ -141,7 +140,7 @@ class GetItem(Function):
         parts = self.index if isinstance(self.index, tuple) else (self.index,)
         if all(part is None or part is Ellipsis or isinstance(part, int | slice) for part in parts):
             gx[self.index] = gy
-        else:  # a list or an array of indices may contain an element twice
+        else:  # a list or an array of indices may select an element twice
             xp.add.at(gx, self.index, gy)
         return gx
 
@@ -149,7 +148,7 @@ class GetItem(Function):
 class Unstack(Function):
     """``x[0], x[1], ...`` for x (T, ...).
 
-    As one function: T functions `GetItem` would each return a gradient of the whole x, which is quadratic in T.
+    This is one function because each of T `GetItem` functions would return a gradient of the whole x: O(T^2) in time.
     """
 
     def forward(self, x: Array) -> tuple[Array, ...]:
@@ -165,7 +164,7 @@ class Unstack(Function):
 
 
 class Stack(Function):
-    """Arrays of one shape along a new first axis; the inverse of `Unstack`."""
+    """Join arrays of the same shape along a new first axis; the inverse of `Unstack`."""
 
     def forward(self, *xs: Array) -> Array:
         return array_module(*xs).stack(xs)
@@ -213,7 +212,7 @@ class Reshape(Function):
 
 
 class Transpose(Function):
-    """The axes in another order; None: in reverse."""
+    """Permute the axes; None reverses them."""
 
     def __init__(self, axes: tuple[int, ...] | None):
         self.axes = axes
@@ -272,7 +271,7 @@ class Sigmoid(Function):
 
 
 class Relu(Function):
-    """``y = max(x, 0)``: 0 where the real part of x is at most 0, else x. dy/dx is 0 or 1. Both are NaN where x is."""
+    """``y = max(x, 0)``: 0 where the real part of x is <= 0, else x. dy/dx is 0 or 1. Both are NaN where x is NaN."""
 
     def forward(self, x: Array) -> Array:
         self.y = array_module(x).where(x.real <= 0, x.dtype.type(0), x)  # a product would be NaN for -inf
@@ -287,7 +286,7 @@ class SoftmaxCrossEntropy(Function):
 
     scores (T, V, B) or (V, B), integer targets (T, B) or (B,).
     dy/dscores = (softmax(scores) - one_hot(targets)) / (T B).
-    With ``ignore_index`` only the N targets that differ from it count: N in place of T B, and 0 where one does not.
+    With ``ignore_index``, only the N targets that differ from it count: N replaces T B, and dy/dscores is 0 elsewhere.
     """
 
     def __init__(self, ignore_index: int | None = None):
@@ -297,11 +296,11 @@ class SoftmaxCrossEntropy(Function):
         if scores.ndim < 2:
             raise ValueError(f"scores must be (T, V, B) or (V, B), got {scores.shape}")
         if targets.shape != scores.shape[:-2] + scores.shape[-1:]:
-            raise ValueError("targets must have the shape of the scores without the axis of the classes")
+            raise ValueError("targets must have the shape of the scores without the class axis")
         if targets.dtype.kind not in "iu":
             raise TypeError(f"SoftmaxCrossEntropy: targets must be integers, got {targets.dtype}")
         if not targets.size:
-            raise ValueError("a mean needs at least one column")
+            raise ValueError("the mean needs at least one target")
         xp, self.dtype = array_module(scores), scores.dtype
         scores = scores.astype(xp.result_type(self.dtype, np.float32), copy=False)  # float16 is summed in float32
         self.kernels, self.targets, self.counted = kernels_for(scores), targets, None
@@ -318,7 +317,7 @@ class SoftmaxCrossEntropy(Function):
         scale = (gy.astype(self.p.dtype, copy=False) / n).astype(self.p.dtype, copy=False)  # ()
         gx = self.kernels.cross_entropy_backward(self.p, self.targets, scale)
         if self.counted is not None:
-            gx = xp.where(xp.expand_dims(self.counted, -2), gx, 0)  # a product would be NaN where a score is
+            gx = xp.where(xp.expand_dims(self.counted, -2), gx, 0)  # a product would be NaN where a score is NaN
         return gx.astype(self.dtype, copy=False), None
 
 
@@ -348,7 +347,7 @@ def negative(x: Tensor) -> Tensor:
 
 
 def power(a: Operand, b: Operand) -> Tensor:
-    """``a ** b``, elementwise; where b needs a gradient, a must not be negative."""
+    """``a ** b``, elementwise; if b needs a gradient, a must not be negative."""
     return Power()(a, b)
 
 
@@ -358,7 +357,7 @@ def matmul(a: Operand, b: Operand) -> Tensor:
 
 
 def get_item(x: Tensor, index: Index) -> Tensor:
-    """``x[index]``, for every index that NumPy accepts; tensors of integers or booleans count as their arrays."""
+    """``x[index]``, for every index that NumPy accepts; it may contain tensors of integers or booleans."""
     index = tuple(_array(part) for part in index) if isinstance(index, tuple) else _array(index)
     return GetItem(index)(x)
 
@@ -374,22 +373,22 @@ def stack(xs: list[Tensor]) -> Tensor:
 
 
 def sum(x: Tensor, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
-    """The sum over one axis, several axes or (None) all axes; with ``keepdims`` these stay, of length 1."""
+    """The sum over one axis, several axes or (None) all axes; ``keepdims`` keeps these axes, with length 1."""
     return Sum(axis, keepdims)(x)
 
 
 def mean(x: Tensor, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
-    """The mean over one axis, several axes or (None) all axes; with ``keepdims`` these stay, of length 1."""
+    """The mean over one axis, several axes or (None) all axes; ``keepdims`` keeps these axes, with length 1."""
     return Sum(axis, keepdims, mean=True)(x)
 
 
 def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The elements of x, in their order, in another shape; one length may be -1 and is then computed."""
+    """The elements of x, in the same order, in another shape; one length may be -1 and is then inferred."""
     return Reshape(shape)(x)
 
 
 def transpose(x: Tensor, axes: tuple[int, ...] | None = None) -> Tensor:
-    """The axes of x in another order: axis k of the result is axis ``axes[k]`` of x. None: in reverse order."""
+    """Permute the axes of x: axis k of the result is axis ``axes[k]`` of x. None reverses the axes."""
     return Transpose(axes)(x)
 
 
@@ -421,23 +420,23 @@ def relu(x: Tensor) -> Tensor:
 def softmax_cross_entropy(scores: Tensor, targets: Array, ignore_index: int | None = None) -> Tensor:
     """The mean of ``-log softmax(scores[t, :, n])[targets[t, n]]`` over all t and n, in nats; divide by ln 2 for bits.
 
-    With ``ignore_index``, the mark of padding, it is the mean over the N pairs t, n that count:
+    With ``ignore_index`` (the target of padding), it is the mean over the N pairs t, n that count:
 
         1 / N sum over t, n with targets[t, n] != ignore_index of -log softmax(scores[t, :, n])[targets[t, n]]
 
-    The gradient of the scores of the other pairs is 0, whatever these scores are.
+    The scores of the other pairs have gradient 0, whatever their values.
 
-    scores (T, V, B) or (V, B), with integer targets (T, B) or (B,) from 0 to V - 1, or ``ignore_index``, which may be
-    any integer; the result has the shape () and the dtype of the scores. float16 is summed in float32.
+    scores (T, V, B) or (V, B); targets (T, B) or (B,), integers from 0 to V - 1, or ``ignore_index``, which may be any
+    integer. The result has the shape () and the dtype of the scores. float16 is summed in float32.
 
-    Raises ValueError for scores or targets of another shape or no target at all, TypeError for targets that are not
-    integers, and on the CPU IndexError for a target that is neither a class nor ``ignore_index``, and ValueError when
-    none counts. On a GPU, where to look is to wait, the loss is NaN in both cases; when none counts the gradient is 0.
+    Raises ValueError if shapes do not fit or no target counts, TypeError if targets are not integers, and IndexError if
+    a target is neither a class nor ``ignore_index``. A GPU does not check the values of targets, since the host would
+    have to wait: the loss is NaN if a target is out of range or none counts. If none counts, the gradient is 0.
     """
     return SoftmaxCrossEntropy(ignore_index)(scores, targets)
 
 
-# The operators and methods of Tensor. They are attached here, as this file imports tensor.py and not the reverse.
+# The operators and methods of Tensor. They are attached here because this file imports tensor.py, not vice versa.
 OPERATORS: dict[str, Any] = {
     "__add__": add,
     "__radd__": lambda b, a: add(a, b),
@@ -470,12 +469,12 @@ OPERATORS: dict[str, Any] = {
 
 
 def _array(x: Any) -> Any:
-    """The array of a tensor; anything else as it is."""
+    """The array of a tensor; anything else unchanged."""
     return x.data if isinstance(x, Tensor) else x
 
 
 def _unpacked(numbers: tuple[Any, ...]) -> tuple[int, ...]:
-    """The shape in ``x.reshape(2, 3)`` or ``x.reshape((2, 3))``, and likewise the axes of ``x.transpose``."""
+    """The shape in both ``x.reshape(2, 3)`` and ``x.reshape((2, 3))``; likewise the axes in ``x.transpose``."""
     return numbers[0] if len(numbers) == 1 and isinstance(numbers[0], tuple) else numbers
 
 

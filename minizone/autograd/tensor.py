@@ -2,8 +2,8 @@
 
 A `Function` that is applied to tensors becomes the ``creator`` of its outputs and gets a serial number. These links
 are the tape. A function can only use tensors that exist already, so serial numbers increase along every path of the
-graph. The backward pass visits the functions in decreasing order of their numbers: each function comes after all
-functions that used its outputs, when the gradients of its outputs are complete.
+graph. The backward pass visits the functions in decreasing order of their numbers. Each function then comes after all
+functions that used its outputs, so the gradients of its outputs are complete.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _serial_numbers = itertools.count()
 
 @contextmanager
 def no_grad() -> Iterator[None]:
-    """In a ``with no_grad():`` block no function is recorded, so that its arrays can be freed at once."""
+    """Record no function inside ``with no_grad():``, so that intermediate arrays can be freed at once."""
     token = _recording.set(False)
     try:
         yield
@@ -43,34 +43,34 @@ class Tensor:
     ----------
     data : array, nested list, number or Tensor
         NumPy or CuPy arrays are not copied. Lists and Python numbers become arrays of float32, complex64, integers or
-        booleans. Of a tensor, the array is taken: the new tensor is a leaf.
+        booleans. From a Tensor, only the array is taken, so the new tensor is a leaf.
     requires_grad : bool, optional
         Whether `backward` computes a gradient for it. Default: True for floating and complex numbers.
 
     Attributes
     ----------
     data : array
-        Functions keep it for their backward pass. When `Optimizer.step`, `Module.load_state_dict` or `weight_noise`
-        changes it in between, `backward` raises an error. A change by hand, ``x.data *= 10``, cannot be seen and makes
-        the gradient wrong; ``x.data = 10 * x.data``, a new array, does not.
+        Functions keep it for their backward pass. If `Optimizer.step`, `Module.load_state_dict` or `weight_noise`
+        changes it before that, `backward` raises an error. An in-place change by hand, ``x.data *= 10``, is not
+        detected and makes the gradient wrong. Assigning a new array, ``x.data = 10 * x.data``, is safe.
     grad : array or None
         dLoss/d(data), of the shape of ``data``, summed over all backward passes since it was last set to None. Only
-        leaves have one: tensors that were not computed by a function. The array may be shared with the gradient of
-        another leaf, so it must not be changed in place; `backward` replaces it.
+        leaves (tensors not computed by a function) have one. Do not change it in place: another leaf may share the
+        array. `backward` replaces it.
     requires_grad : bool
     creator : Function or None
-        The function that computed it; None for leaves and for what was not recorded.
+        The function that computed it; None for leaves and for results that were not recorded.
     output_index : int
         Which output of its creator it is.
     version : list of one int
         How often `step`, `load_state_dict` or `weight_noise` has changed ``data`` in place. Tensors that share an array
         share the list.
 
-    Raises ValueError when ``requires_grad`` is True for integers or booleans, TypeError for what is not numbers and for
-    lists of tensors, which would lose their gradients: `minizone.autograd.ops.stack` keeps them.
+    Raises ValueError if ``requires_grad`` is True for integers or booleans, and TypeError if ``data`` is not numeric or
+    is a list of tensors. Such a list would lose its gradients; `minizone.autograd.ops.stack` keeps them.
 
-    Python's operators and protocols (comparisons, ``bool``, ``len``, ``iter``, ``float``, ``format``, ...) do what they
-    do for arrays. ``np.asarray`` of a tensor that needs a gradient is a TypeError, since the gradient would be lost.
+    Python's operators and protocols (comparisons, ``bool``, ``len``, ``iter``, ``float``, ``format``, ...) work as for
+    arrays. ``np.asarray`` of a tensor that requires a gradient raises TypeError, since the gradient would be lost.
     """
 
     __slots__ = ("__weakref__", "creator", "data", "grad", "output_index", "requires_grad", "version")
@@ -83,7 +83,7 @@ class Tensor:
             data = data.data
         if not hasattr(data, "dtype"):
             if _holds_tensor(data):
-                raise TypeError("a list of tensors is not a tensor: ops.stack(list) makes one and keeps the gradients")
+                raise TypeError("a list of tensors would lose its gradients as a tensor: use ops.stack(list)")
             data = np.asarray(data)
             if data.dtype == np.float64:
                 data = data.astype(np.float32)
@@ -92,7 +92,7 @@ class Tensor:
         elif isinstance(data, np.generic):
             data = np.asarray(data)
         if data.dtype.kind not in "biufc":
-            raise TypeError(f"a tensor holds numbers, got an array of {data.dtype}")
+            raise TypeError(f"a tensor must hold numbers, got an array of {data.dtype}")
         differentiable = data.dtype.kind in "fc"
         if requires_grad and not differentiable:
             raise ValueError(f"a tensor of {data.dtype} cannot have a gradient; give it a floating dtype")
@@ -118,15 +118,15 @@ class Tensor:
         return self.data.dtype
 
     def item(self) -> complex:
-        """The only element, as a Python number; ValueError when there are several."""
+        """The only element, as a Python number; ValueError if there are several."""
         return self.data.item()
 
     def detach(self) -> Tensor:
-        """The same array as a constant: gradients do not go back beyond it. It is not copied."""
+        """The same array, not copied, as a constant: no gradient flows through it."""
         return Tensor(self, requires_grad=False)
 
     def mark_changed(self) -> None:
-        """Say that ``data`` was changed in place, so that `backward` refuses to use what was computed from it."""
+        """Record an in-place change of ``data``: `backward` then raises if a function was applied to the old values."""
         self.version[0] += 1
 
     def __len__(self) -> int:
@@ -159,13 +159,13 @@ class Tensor:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if self.requires_grad:
             raise TypeError(
-                "an array of this tensor would lose its gradient: take .data, or .detach() the tensor first"
+                "converting this tensor to an array would lose its gradient: use .data, or .detach() it first"
             )
         return np.array(self.data, dtype=dtype, copy=copy)
 
     def __getstate__(self) -> object:
         if self.creator is not None:
-            raise TypeError("a tensor that was computed cannot be copied or pickled: detach() it first, or copy .data")
+            raise TypeError("a tensor computed by a function cannot be copied or pickled: detach() it, or copy .data")
         return super().__getstate__()
 
     def backward(self, grad: Array | None = None) -> None:
@@ -174,17 +174,17 @@ class Tensor:
         Parameters
         ----------
         grad : array of the shape of ``data``, optional
-            dLoss/d(self), where the loss is something computed from this tensor; 1 by default. A tensor of several
-            elements needs it.
+            dLoss/d(self), for a loss computed from this tensor; 1 by default. Required if the tensor has several
+            elements.
 
         Raises
         ------
         ValueError
-            When ``grad`` is missing for a tensor of several elements, or has another shape than the tensor, or when
-            no gradient was recorded.
+            If ``grad`` is missing for a tensor of several elements, if its shape is not that of the tensor, or if
+            nothing was recorded.
         RuntimeError
-            When `Optimizer.step`, `Module.load_state_dict` or `weight_noise` has changed an input of a function since
-            it was applied.
+            If `Optimizer.step`, `Module.load_state_dict` or `weight_noise` has changed an input of a function since it
+            was applied.
         """
         if not self.requires_grad:
             raise ValueError("backward: this tensor was computed without a gradient (no_grad, or constants only)")
@@ -193,11 +193,11 @@ class Tensor:
                 raise ValueError(f"backward: a tensor of shape {self.shape} needs a gradient of that shape")
             grad = array_module(self.data).ones_like(self.data)
         elif grad.shape != self.shape:
-            raise ValueError(f"backward: a gradient of shape {grad.shape} for a tensor of shape {self.shape}")
+            raise ValueError(f"backward: got a gradient of shape {grad.shape} for a tensor of shape {self.shape}")
 
-        # The functions that have a gradient for at least one output, by serial number, with these gradients.
+        # By serial number: the functions with a gradient for at least one output, and their output gradients.
         pending: dict[int, tuple[Function, list[Array | None]]] = {}
-        numbers: list[int] = []  # a heap of their serial numbers, negated: the highest comes first
+        numbers: list[int] = []  # a heap of their serial numbers, negated so that the highest comes first
 
         def add_gradient(tensor: Tensor, g: Array) -> None:
             function = tensor.creator
@@ -224,7 +224,7 @@ class Tensor:
                     _check_gradient(function, k, gx, x.shape)
                     add_gradient(x, _undo_broadcast(gx, x.shape))
 
-    if TYPE_CHECKING:  # ops.py defines these methods and attaches them: it imports this file
+    if TYPE_CHECKING:  # ops.py, which imports this file, defines and attaches these methods
 
         def __add__(self, other: Operand) -> Tensor: ...
         def __radd__(self, other: Operand) -> Tensor: ...
@@ -267,7 +267,7 @@ class Function:
 
     ``backward(*output_grads)`` takes dLoss/d(output) for each output and returns dLoss/d(input) for each input, a tuple
     if there are several. A gradient may have the broadcast shape of its input. The gradient of an input k with
-    ``self.needs[k]`` False is ignored and may be None. A function with several outputs gets None as the gradient of an
+    ``self.needs[k]`` False is ignored and may be None. A function with several outputs receives None for each
     output that does not influence the loss.
 
     Attributes
@@ -279,9 +279,9 @@ class Function:
     outputs : int
         The number of outputs.
     versions : list of pairs
-        The ``version`` of each tensor among the inputs, and the number in it when the function was applied.
+        For each input tensor, its ``version`` and the number in it when the function was applied.
     serial : int
-        Larger than that of all functions that were recorded before.
+        Larger than the serial numbers of all functions recorded before.
     """
 
     inputs: tuple[Tensor | None, ...] = ()
@@ -291,15 +291,15 @@ class Function:
     serial = -1
 
     def forward(self, *arrays: Any) -> Array | tuple[Array, ...]:
-        """The outputs, from the inputs as arrays."""
+        """Compute the outputs from the inputs, given as arrays."""
         raise NotImplementedError
 
     def backward(self, *output_grads: Any) -> Array | tuple[Array | None, ...]:
-        """dLoss/d(input) of each input, from dLoss/d(output) of each output."""
+        """Compute dLoss/d(input) for each input from dLoss/d(output) for each output."""
         raise NotImplementedError
 
     def __call__(self, *inputs: Operand) -> Any:
-        """Apply the function; a Tensor, or a tuple of them if ``forward`` returns a tuple."""
+        """Apply the function and return a Tensor, or a tuple of them if ``forward`` returns a tuple."""
         # A NumPy float64 scalar would turn a float32 array into float64. A Python number does not.
         inputs = tuple(x.item() if isinstance(x, np.generic) else x for x in inputs)
         inputs = tuple(Tensor(x).data if isinstance(x, list | tuple) else x for x in inputs)
@@ -352,10 +352,10 @@ def _check_versions(function: Function) -> None:
 
 
 def _check_gradient(function: Function, k: int, g: Array | None, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless the shape of ``g`` is that of input k, or one to which input k broadcasts."""
+    """Raise ValueError unless ``g`` has the shape of input k, or a shape to which input k broadcasts."""
     if g is None or (g.shape != shape and not _broadcasts(shape, g.shape)):
         found = "no gradient" if g is None else f"a gradient of shape {g.shape}"
-        raise ValueError(f"{type(function).__name__}.backward: {found} for argument {k} of shape {shape}")
+        raise ValueError(f"{type(function).__name__}.backward returned {found} for argument {k} of shape {shape}")
 
 
 def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
@@ -366,7 +366,7 @@ def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
 
 
 def _undo_broadcast(g: Array, shape: tuple[int, ...]) -> Array:
-    """Sum ``g`` over the axes that broadcasting an array of this shape has added or repeated."""
+    """Sum ``g`` to ``shape``, over the axes that broadcasting added or repeated."""
     if g.shape == shape:
         return g
     new = g.ndim - len(shape)  # number of axes added on the left
@@ -375,5 +375,5 @@ def _undo_broadcast(g: Array, shape: tuple[int, ...]) -> Array:
 
 
 def sum_in_float32(x: Array, axis: int | tuple[int, ...] | None, keepdims: bool) -> Array:
-    """``x.sum(axis, keepdims)``; of float16, which is exact to 2,048 only, in float32."""
+    """``x.sum(axis, keepdims)``; float16, whose integers are exact only up to 2,048, is summed in float32."""
     return x.sum(axis=axis, keepdims=keepdims, dtype=np.float32 if x.dtype == np.float16 else None)

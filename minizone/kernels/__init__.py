@@ -1,4 +1,4 @@
-"""The arithmetic around the matrix products, for either device: in place in NumPy, fused in CUDA.
+"""The arithmetic around the matrix products, for both devices: in place in NumPy, fused in CUDA.
 
 `minizone.kernels.cpu` and `minizone.kernels.gpu` have the same functions with the same arguments.
 """
@@ -16,6 +16,6 @@ from minizone.kernels import cpu, gpu
 def kernels_for(array: Array) -> ModuleType:
     """The package for the device of the array: `minizone.kernels.cpu` or `minizone.kernels.gpu`.
 
-    The functions for the CPU also take CuPy arrays whose numbers are neither float32 nor float64.
+    The functions for the CPU also handle CuPy arrays of dtypes other than float32 and float64.
     """
     return gpu if array_module(array) is not np and array.dtype.char in "fd" else cpu

@@ -1,4 +1,4 @@
-"""A stack of matrices (T, K, B), one for each time step, as one matrix; and a sequence in parts."""
+"""Reshape a stack of matrices (T, K, B), one for each time step, into one matrix; split a sequence into parts."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ def columns(x: Array) -> Array:
 
 
 def parts_of(T: int, B: int, most: int) -> list[slice]:
-    """T time steps of B columns in parts of about ``most`` columns."""
+    """Split T time steps of B columns into parts of at most ``most`` columns, but at least one time step."""
     steps = max(1, most // max(1, B))
     return [slice(start, min(start + steps, T)) for start in range(0, T, steps)]

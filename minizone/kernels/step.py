@@ -1,4 +1,4 @@
-"""What the kernels of one time step have in common: the masks, and the gradients on both sides of the step."""
+"""Arguments that the kernels of one time step share: masks, gradients on both sides of the step, normalization."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Masks(NamedTuple):
 class Gradients(NamedTuple):
     """dLoss/d(state) on both sides of one step back, each (H, B). The fields of c are None in cells without c.
 
-    h, c : In: of the states after the step, from all later steps. The step uses them up.
-    h_out, c_out : In: what the loss gives to the same states directly, as outputs of the layer; or None.
+    h, c : In: of the states after the step, from all later steps. The step may overwrite them.
+    h_out, c_out : In: of the same states as outputs of the layer, or None. They are added to h, c.
     h_before, c_before : Out: of the states before the step.
     """
 
@@ -42,13 +42,13 @@ class Gradients(NamedTuple):
 
 @dataclass
 class Normalization:
-    """What the batch-normalized LSTM needs for its normalizations, at one time step.
+    """The parameters and statistics of the normalizations in one step of the batch-normalized LSTM.
 
-    gamma (8H,), b (4H,), gamma_c (H,), beta_c (H,) : its parameters; gamma is gamma_x above gamma_h.
-    mean, variance (9H,) : statistics of W_x x_t (4H), W_h h_{t-1} (4H) and c~ (H). They go in where ``given``
-        (population statistics), and come out otherwise (those of the minibatch).
+    gamma (8H,), b (4H,), gamma_c (H,), beta_c (H,) : parameters; gamma is gamma_x above gamma_h.
+    mean, variance (9H,) : statistics of W_x x_t (4H), W_h h_{t-1} (4H) and c~ (H). In, if
+        ``given`` (population statistics); otherwise out (statistics of the minibatch).
     inverse (9H,) : Out: 1 / sqrt(variance + epsilon).
-    ones (B,) : sums over the examples are products with it.
+    ones (B,) : sums over the examples are products with this vector of ones.
     """
 
     gamma: Array

@@ -10,10 +10,10 @@ from minizone.backend import Array
 
 
 class Workspace:
-    """Arrays that are allocated anew for every sequence: on a CPU, where memory is cheap and a loop is simply run.
+    """The workspace of a CPU: allocates arrays anew for every sequence, and calls the loop directly.
 
-    On a GPU `minizone.kernels.gpu.cuda.ReplayedWorkspace` takes its place. It keeps the arrays at their addresses, so
-    that a loop can be recorded once and replayed.
+    On a GPU, `minizone.kernels.gpu.cuda.ReplayedWorkspace` keeps the arrays at the same addresses, so that a loop can
+    be recorded once and replayed.
     """
 
     def __init__(self, xp: ModuleType):
@@ -24,16 +24,16 @@ class Workspace:
         return self.xp.empty(shape, dtype)
 
     def load(self, name: str, value: Any, dtype: Any = None) -> Any:
-        """A value that the loop reads: an array (as ``dtype``, if that is given), a number, or None."""
+        """A value that the loop reads: an array (converted to ``dtype``, if given), a number, or None."""
         return value.astype(dtype, copy=False) if dtype is not None and hasattr(value, "astype") else value
 
     def output(self, array: Array) -> Array:
-        """An array of the loop as the caller may keep it."""
+        """An array of the loop in a form that the caller may keep."""
         return array
 
     def run(self, name: Hashable, loop: Callable[[], None]) -> None:
-        """Run the loop. It may read and write arrays of the workspace only."""
+        """Run the loop, which may only read and write arrays of the workspace."""
         loop()
 
     def release(self) -> None:
-        """Say that the arrays are not needed any more."""
+        """Mark the arrays as no longer needed."""

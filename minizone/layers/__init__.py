@@ -1,4 +1,4 @@
-"""Layers: the functions of this package with parameters of their own."""
+"""Layers: the functions of this package, each with its parameters."""
 
 from minizone.layers.basic import Dropout, Embedding, Linear
 from minizone.layers.module import Buffer, Module, Parameter

@@ -17,7 +17,7 @@ from minizone.zoneout import check_probability
 
 
 class Linear(Module):
-    """``y[t] = W @ x[t] + b`` for x (T, D, B) or (D, B): class scores (T, V, B) from states (T, H, B).
+    """``y[t] = W @ x[t] + b`` for x (T, D, B) or (D, B), y (T, V, B) or (V, B): class scores from hidden states, say.
 
     Parameters W (V, D) and b (V,). Raises ValueError for x of any other shape.
     """
@@ -37,7 +37,7 @@ class Linear(Module):
 
 
 class Embed(Function):
-    """Columns of W (D, V) for tokens (T, B): x (T, D, B)."""
+    """The columns of W (D, V) that tokens (T, B) select: x (T, D, B)."""
 
     def forward(self, W: Array, tokens: Array) -> Array:
         if tokens.ndim != 2 or tokens.dtype.kind not in "iu":
@@ -54,9 +54,9 @@ class Embed(Function):
 
 
 class Embedding(Module):
-    """Tokens (T, B) to columns of numbers (T, D, B): ``x[t] = W[:, tokens[t]]``, W (D, V).
+    """Map tokens (T, B) to vectors x (T, D, B): ``x[t] = W[:, tokens[t]]``, with a parameter W (D, V).
 
-    Raises IndexError for a token that is not in [0, V), ValueError for tokens that are not integers (T, B).
+    Raises ValueError if tokens are not integers (T, B), and on the CPU IndexError for a token that is not in [0, V).
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class Embedding(Module):
 
 
 class Dropout(Module):
-    """``x * mask`` in training, for x (T, H, B), with masks of `dropout_mask`; x itself in evaluation (rng None).
+    """``x * mask`` in training, for x (T, H, B) and a mask from `dropout_mask`; x itself in evaluation (rng None).
 
-    ``variational``: one mask for all time steps (Gal and Ghahramani, 2016), instead of a fresh one for each. Raises
-    ValueError for x that is not (T, H, B) then.
+    ``variational``: one mask for all time steps (Gal and Ghahramani, 2016) instead of a fresh one for each. It raises
+    ValueError unless x is (T, H, B).
     """
 
     def __init__(self, p: float, *, variational: bool = False):

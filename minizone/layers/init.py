@@ -1,4 +1,4 @@
-"""Initial values of weights: functions of (rng, shape) to an array. A matrix (M, N) multiplies columns of N numbers."""
+"""Initial values of weights: functions of (rng, shape, dtype) that return a matrix (M, N), for inputs of N numbers."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Initializer = Callable[[Generator, tuple[int, int], Any], Array]
 
 
 def _orthonormal(rng: Generator, side: int, rows: int, count: int = 1) -> np.ndarray:
-    """``count`` times ``rows <= side`` orthonormal rows of length ``side``, uniform over all such (Mezzadri, 2007)."""
+    """``count`` sets of ``rows <= side`` orthonormal rows of length ``side``, drawn uniformly (Mezzadri, 2007)."""
     q, r = np.linalg.qr(normal(rng, (count, side, rows), np.float64))
     return (q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None]).swapaxes(1, 2)  # (count, rows, side)
 
 
 def orthogonal(rng: Generator, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
-    """The whole rectangle: orthonormal rows or, if it is taller than wide, orthonormal columns.
+    """Orthogonal as a whole: orthonormal rows or, if the matrix (M, N) is taller than wide, orthonormal columns.
 
-    As in the code of Cooijmans et al. (2017) and, before its last commit, of Krueger et al.
+    As in the code of Cooijmans et al. (2017), and in that of Krueger et al. before its last commit.
     """
     M, N = shape
     W = _orthonormal(rng, max(M, N), min(M, N))[0]
@@ -29,11 +29,11 @@ def orthogonal(rng: Generator, shape: tuple[int, int], dtype: Any = np.float32) 
 
 
 def orthogonal_blocks(rng: Generator, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
-    """Square orthogonal blocks side by side, each drawn by itself: the form of the code behind the paper's numbers.
+    """Square orthogonal blocks side by side, each drawn independently, as in the code behind the paper's numbers.
 
-    Its scale is not that of `orthogonal`: W_h (4H, H) gets one orthogonal block for each gate, where the whole
-    rectangle gives a gate about half of one. The original requires that the shorter side divide the longer one; here
-    the last block is cut off where it does not (27 symbols, 8,000 rows).
+    The scale differs from `orthogonal`: each gate of W_h (4H, H) gets an orthogonal block, whereas `orthogonal` gives
+    it a block of about half that scale. In the original, the shorter side must divide the longer one. Here the last
+    block is cut off if it does not (27 symbols, 8,000 rows).
     """
     M, N = shape
     side, longer = min(M, N), max(M, N)
@@ -48,7 +48,7 @@ def glorot(rng: Generator, shape: tuple[int, int], dtype: Any = np.float32) -> A
 
 
 def uniform(width: float) -> Initializer:
-    """Uniform in an interval of this full width around zero, as in Blocks: the default of the char model is 0.2."""
+    """Uniform in an interval of this full width around zero, as in Blocks; the character model has 0.2 by default."""
 
     def draw(rng: Generator, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
         return (width * (rng.random(shape) - 0.5)).astype(dtype)
@@ -57,7 +57,7 @@ def uniform(width: float) -> Initializer:
 
 
 def identity(rng: Generator, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
-    """Ones on the diagonal; nothing is drawn."""
+    """Ones on the diagonal; draws nothing."""
     return np.eye(*shape, dtype=dtype)
 
 

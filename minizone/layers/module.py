@@ -10,7 +10,7 @@ from minizone.backend import Array, array_module
 
 
 class Parameter(Tensor):
-    """A tensor that is learned. ValueError for integers and booleans, which cannot be."""
+    """A tensor that is learned. Raises ValueError for integers and booleans."""
 
     __slots__ = ()
 
@@ -19,7 +19,7 @@ class Parameter(Tensor):
 
 
 class Buffer(Tensor):
-    """A tensor that is saved with the parameters and not learned: population statistics, for example."""
+    """A tensor that is saved with the parameters but not learned, for example population statistics."""
 
     __slots__ = ()
 
@@ -28,15 +28,15 @@ class Buffer(Tensor):
 
 
 class Module:
-    """Something with parameters: those among its attributes, and those of the modules among its attributes.
+    """Base class of everything with parameters: its own, and those of the modules among its attributes.
 
-    They are found in lists, tuples and dicts as well, nested or not. A parameter that is there twice (tied weights)
-    counts once, under its first name. Their order is the order in which ``__init__`` assigned them, in every process;
-    a set has no such order, and one with parameters or modules is a TypeError.
+    Parameters and modules in lists, tuples and dicts, nested or not, are found as well. A parameter that occurs twice
+    (tied weights) counts once, under its first name. The order is that in which ``__init__`` assigned them, in every
+    process. A set has no such order, so a set with parameters or modules raises TypeError.
     """
 
     def named_tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        """Pairs like ``("rnn.layers.0.W_x", parameter)``, parameters and buffers."""
+        """Pairs like ``("rnn.layers.0.W_x", parameter)``, for all parameters and buffers."""
         return _named_tensors(self, prefix, set())
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
@@ -47,11 +47,11 @@ class Module:
         return [parameter for _, parameter in self.named_parameters()]
 
     def state_dict(self) -> dict[str, Array]:
-        """Name to array, parameters and buffers; the arrays are those of the module, not copies."""
+        """The arrays of all parameters and buffers by name; they are not copied."""
         return {name: tensor.data for name, tensor in self.named_tensors()}
 
     def load_state_dict(self, arrays: Mapping[str, Array]) -> None:
-        """Copy arrays into the module's; ValueError unless names and shapes are exactly those of the module."""
+        """Copy ``arrays`` into the module; ValueError unless names and shapes are exactly those of the module."""
         own = dict(self.named_tensors())
         if own.keys() != arrays.keys():
             raise ValueError(
@@ -67,7 +67,7 @@ class Module:
 
 
 def _named_tensors(holder: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
-    """The parameters and buffers in a module, list, tuple or dict; ``seen``: the ids of what was found before."""
+    """The parameters and buffers in a module, list, tuple or dict; ``seen``: the ids of objects found before."""
     holder = vars(holder) if isinstance(holder, Module) else holder
     for name, value in holder.items() if isinstance(holder, dict) else enumerate(holder):
         if isinstance(value, set | frozenset) and any(isinstance(each, Tensor | Module) for each in value):

@@ -24,30 +24,30 @@ State = tuple[Tensor, ...]  # (h, c) of an LSTM, (h,) of the others; each (H, B)
 
 
 class RecurrentLayer(Module):
-    """What LSTM, GRU and RNN share: weights, learned initial states, and the masks of a minibatch.
+    """Base class of LSTM, GRU and RNN: weights, learned initial states, and the masks of a minibatch.
 
     Parameters
     ----------
     input_size, hidden_size : int
-        D and H. For token inputs, D is the number of kinds of tokens.
+        D and H. For token inputs, D is the size of the vocabulary.
     zoneout : Zoneout
-        Probabilities and kind of masks; of cells only in an LSTM.
+        Probabilities and kind of masks. Only an LSTM has cells to zone out.
     drop_inputs : float in [0, 1]
-        Recurrent dropout (Semeniuta et al., 2016): probability that i * g of a unit (of a GRU: n) is dropped.
+        Recurrent dropout (Semeniuta et al., 2016): probability that i * g (in a GRU: n) of a unit is dropped.
     drop_hidden : float in [0, 1]
         Variational dropout (Gal and Ghahramani, 2016) on h_{t-1}: one mask for all time steps of a minibatch.
     initializer : callable
         For W_x and W_h, see `minizone.layers.init`.
     identity : bool
-        The block of W_h that makes the candidate (g, n, or all of an RNN's) starts as the identity.
+        Initialize the block of W_h for the candidate (g in an LSTM, n in a GRU, all of W_h in an RNN) as the identity.
     learned_state : bool
-        The states before the first step are parameters, starting at 0; else they are 0.
+        True: the states before the first step are parameters, initially 0. False: they are 0.
     rng : numpy.random.Generator
-        For the initial weights, and the seed of static masks.
+        Draws the initial weights, and the seed of static masks.
     """
 
     gates: int
-    candidate: int  # which block of H rows makes the candidate
+    candidate: int  # which block of H rows computes the candidate
     state_names: tuple[str, ...]
 
     def __init__(
@@ -84,15 +84,15 @@ class RecurrentLayer(Module):
     def __call__(
         self, x: Tensor | Array, state: State | None = None, rng: Generator | None = None
     ) -> tuple[Tensor, State]:
-        """``(h, state)`` for x (T, D, B) or tokens (T, B): all h (T, H, B) and the last states, each (H, B).
+        """Return ``(h, state)`` for x (T, D, B) or tokens (T, B): all h (T, H, B) and the last states, each (H, B).
 
-        ``state``, (h, c) of an LSTM or (h,), each (H, B), is where the sequence starts; None: the initial one. ``rng``
-        given means training, and masks are drawn from it; None means evaluation, and masks are their expectation.
-        Raises ValueError for x or states of another shape or number, IndexError for a token that is not below D.
+        ``state``: the states before the first step, (h, c) in an LSTM, else (h,), each (H, B); None: the initial ones.
+        ``rng``: in training, masks are drawn from it; None: evaluation, in which masks are their expectation. Raises
+        ValueError if the shape of x or the states do not fit, and on the CPU IndexError for a token not in [0, D).
 
-        To carry a state on to the next update, cut its graph: ``state = tuple(s.detach() for s in state)``. Gradients
-        would otherwise go back into the last minibatch, through weights that the optimizer has changed since, and
-        ``backward`` raises RuntimeError.
+        To carry a state over to the next update, detach it: ``state = tuple(s.detach() for s in state)``. Gradients
+        would otherwise flow back into the last minibatch, through weights that the optimizer has changed since, and
+        ``backward`` would raise RuntimeError.
         """
         states = self.states(x, state, rng)
         return states[0], last_states(self, states, state)
@@ -104,16 +104,16 @@ class RecurrentLayer(Module):
         rng: Generator | None = None,
         record: StateGradients | None = None,
     ) -> State:
-        """As a call, but all states of the sequence, each (T, H, B); ``record`` as in `minizone.lstm`."""
+        """As `__call__`, but return all states of the sequence, each (T, H, B); ``record`` as in `minizone.lstm`."""
         start = self.start(state, x.shape[-1])
         return self.sequence(x, start, record=record, **self.masks(x.shape[0], x.shape[-1], rng))
 
     def sequence(self, x: Tensor | Array, start: State, **options: Any) -> State:
-        """The function of this layer, from the states ``start``; ``options`` are its masks and ``record``."""
+        """Apply the function of this layer, from the states ``start``; ``options`` are its masks and ``record``."""
         raise NotImplementedError
 
     def start(self, state: State | None, B: int) -> State:
-        """The states that a sequence starts from: those given, or the initial ones."""
+        """The states before the first step: those given or, for None, the initial ones."""
         if state is None:
             return self.initial_state(B)
         if not isinstance(state, tuple | list) or len(state) != len(self.state_names):
@@ -131,7 +131,7 @@ class RecurrentLayer(Module):
         return tuple(getattr(self, name).reshape(-1, 1) * ones for name in self.state_names)
 
     def masks(self, T: int, B: int, rng: Generator | None) -> dict[str, Any]:
-        """keep_h, keep_c, input_mask and hidden_mask of a minibatch, where the layer has them."""
+        """Those of keep_h, keep_c, input_mask and hidden_mask that the layer uses, for a minibatch."""
         H, dtype = self.W_h.shape[1], self.W_h.dtype
         static = None if self._static_seed is None else np.random.default_rng(self._static_seed)
         keep_h, keep_c = self.zoneout.masks(T, H, B, rng, static, dtype)
@@ -146,7 +146,7 @@ class RecurrentLayer(Module):
 
 
 def last_states(layer: RecurrentLayer, states: State, before: State | None) -> State:
-    """The last of all ``states`` (T, H, B), each (H, B); after no steps at all those from before."""
+    """The last of all ``states`` (T, H, B), each (H, B); for T = 0 the states ``before`` or the initial ones."""
     if len(states[0].data):
         return tuple(each[-1] for each in states)
     return before or layer.initial_state(states[0].shape[-1])
@@ -160,7 +160,7 @@ class LSTM(RecurrentLayer):
     forget_bias : float
         Initial bias of the forget gate; the other biases start at 0.
     output_gate : "plain", "paper", "printed" or "authors"
-        Zoneout of the output gate beside recurrent dropout, see `minizone.lstm`.
+        Zoneout of the output gate with recurrent dropout, see `minizone.lstm`.
     others
         See `RecurrentLayer`.
     """
@@ -181,20 +181,20 @@ class LSTM(RecurrentLayer):
 
 
 class BNLSTM(LSTM):
-    """A batch-normalized LSTM with zoneout: `minizone.bn_lstm`, with parameters gamma_x, gamma_h, gamma_c, beta_c too.
+    """A batch-normalized LSTM with zoneout: `minizone.bn_lstm`, also with gamma_x, gamma_h, gamma_c, beta_c.
 
-    With a generator (training) it normalizes with the statistics of the minibatch, and the population statistics
-    follow; without one it normalizes with the population statistics, which are buffers ``mean`` and ``variance``.
+    In training (with ``rng``) it normalizes with the statistics of the minibatch and updates the population statistics.
+    In evaluation it normalizes with the population statistics, the buffers ``mean`` and ``variance``.
     ``with layer.statistics.reestimate():`` replaces them by exact ones (Cooijmans et al., 2017, section 3).
 
     Parameters
     ----------
     steps : int
-        The number of time steps with statistics of their own; later ones use those of the last.
+        The number of time steps with statistics of their own. Later steps use those of the last one.
     gamma : float
-        Initial value of the gains: 0.1, since with 1 the gradient vanishes in saturated tanhs.
-    beta, epsilon : float
-        Initial value of beta_c; what is added to the variances.
+        Initial value of the gains. The default is 0.1, since the gradient vanishes in saturated tanhs with 1.
+    beta, epsilon, alpha : float
+        Initial value of beta_c; constant added to the variances; weight of a minibatch, see `Statistics`.
     others
         See `LSTM`.
     """
@@ -232,7 +232,7 @@ class BNLSTM(LSTM):
         record: StateGradients | None = None,
     ) -> State:
         h, c = self.start(state, x.shape[-1])
-        self.statistics.mean, self.statistics.variance = self.mean.data, self.variance.data  # they may have moved
+        self.statistics.mean, self.statistics.variance = self.mean.data, self.variance.data  # may be on another device
         return bn_lstm(
             x, h, c, self.W_x, self.W_h, self.b, self.gamma_x, self.gamma_h, self.gamma_c, self.beta_c,
             statistics=self.statistics.collect if rng is not None else self._population(state is None),
@@ -240,7 +240,7 @@ class BNLSTM(LSTM):
         )  # fmt: skip
 
     def _population(self, from_the_start: bool) -> Statistics:
-        """The population statistics; at the learned initial state, which all examples share, the exact ones."""
+        """The population statistics; exact for the first step from the initial state, which all examples share."""
         if not from_the_start or self.statistics.reestimating:
             return self.statistics
         h0 = self.initial_state(1)[0].data[:, 0]
@@ -260,7 +260,7 @@ class GRU(RecurrentLayer):
 class RNN(RecurrentLayer):
     """A simple recurrent network with zoneout: `minizone.rnn` with parameters W_x, W_h, b, h0.
 
-    ``activation`` is "tanh" or "relu"; other options: see `RecurrentLayer`. It has no input gate to drop.
+    ``activation`` is "tanh" or "relu"; other options: see `RecurrentLayer`. ``drop_inputs`` must be 0.
     """
 
     gates, candidate, state_names = 1, 0, ("h0",)
@@ -283,10 +283,10 @@ class Stack(Module):
     ----------
     layers : list of RecurrentLayer
     dropout : float in [0, 1]
-        On what enters each layer (but not on raw inputs: an array, or tokens) and on what the last one emits
+        On the input of each layer (except raw inputs: an array or tokens) and on the output of the last one
         (Zaremba et al., 2014).
     variational : float in [0, 1]
-        The same with one mask for all time steps; on h_{t-1} it is the layers' ``drop_hidden`` (Gal and Ghahramani).
+        The same with one mask for all time steps (Gal and Ghahramani, 2016); for h_{t-1}, see ``drop_hidden``.
     """
 
     def __init__(self, layers: list[RecurrentLayer], *, dropout: float = 0.0, variational: float = 0.0):
@@ -296,9 +296,9 @@ class Stack(Module):
     def __call__(
         self, x: Tensor | Array, state: list[State] | None = None, rng: Generator | None = None
     ) -> tuple[Tensor, list[State]]:
-        """``(h, states)``: what the last layer emits (T, H, B), and the last states of every layer.
+        """Return ``(h, states)``: the output of the last layer, (T, H, B), and the last states of every layer.
 
-        ``state`` is a list with the states of each layer; ValueError unless there is one for each.
+        ``state`` is a list with the states of each layer; any other length raises ValueError.
         """
         h, states = self.states(x, state, rng)
         before: Any = [None] * len(states) if state is None else state
@@ -311,7 +311,7 @@ class Stack(Module):
         rng: Generator | None = None,
         record: StateGradients | None = None,
     ) -> tuple[Tensor, list[State]]:
-        """As a call, but all states (T, H, B) of every layer; ``record``, of the last one, as in `minizone.lstm`."""
+        """As `__call__`, but return all states (T, H, B) of every layer; ``record`` is for the last layer."""
         before: Any = [None] * len(self.layers) if state is None else state
         if len(before) != len(self.layers):
             raise ValueError(f"state must be a list of {len(self.layers)}, one for each layer, got {len(before)}")
@@ -323,7 +323,7 @@ class Stack(Module):
         return self._drop(x, rng), states
 
     def _drop(self, x: Tensor | Array, rng: Generator | None) -> Any:
-        """Dropout of what is computed; raw inputs, arrays or tokens, stay as they are."""
+        """Apply dropout to a computed tensor; raw inputs (arrays or tokens) are returned unchanged."""
         if isinstance(x, Tensor) and x.dtype.kind not in "iu":
             for dropout in self.dropouts:
                 x = dropout(x, rng)

@@ -1,4 +1,4 @@
-"""The regularizers that zoneout is compared with: masks for dropout of three kinds, noise and penalties on weights."""
+"""The regularizers that zoneout is compared with: masks for three kinds of dropout, weight noise, and penalties."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from minizone.zoneout import check_probability
 def input_mask(
     drop: float, T: int, H: int, B: int, rng: Generator | None, dtype: Any = np.float32
 ) -> Array | float | None:
-    """Recurrent dropout of Semeniuta et al. (2016), section 2.3 of the paper: the factor of ``i * g``; (T, H, B).
+    """Recurrent dropout of Semeniuta et al. (2016), section 2.3 of the paper: the factor of ``i * g``, (T, H, B).
 
-    0 with probability ``drop`` and 1 else in training (rng given), its expectation 1 - drop in evaluation (rng None):
-    nothing is rescaled, as in the authors' code.
+    In training (rng given): 0 with probability ``drop``, else 1. In evaluation (rng None): the expectation, 1 - drop.
+    Nothing is rescaled, as in the authors' code. None if ``drop`` is 0.
     """
     check_probability("the drop probability of the input gate", drop)
     if drop == 0:
@@ -29,7 +29,7 @@ def input_mask(
 
 
 def dropout_mask(p: float, shape: tuple[int, ...], rng: Generator | None, dtype: Any = np.float32) -> Array | None:
-    """Dropout: 0 with probability ``p``, else 1 / (1 - p), so that evaluation (rng None) needs no factor: None.
+    """A dropout mask: 0 with probability ``p``, else 1 / (1 - p). None in evaluation (rng None), which needs no factor.
 
     Applied between layers, with a mask (T, H, B), it is the non-recurrent dropout of Zaremba et al. (2014). With one
     mask (1, H, B) for all time steps, and one (H, B) on h_{t-1} as well, it is the variational dropout of Gal and
@@ -43,11 +43,11 @@ def dropout_mask(p: float, shape: tuple[int, ...], rng: Generator | None, dtype:
 
 @contextmanager
 def weight_noise(model: Module, sigma: float, rng: Generator | None) -> Iterator[None]:
-    """Inside the ``with``, every weight matrix has Gaussian noise of standard deviation ``sigma`` on it (Graves, 2011).
+    """Inside the ``with``, add Gaussian noise of standard deviation ``sigma`` to every weight matrix (Graves, 2011).
 
-    Matrices only, no biases and no initial states, one draw for a whole minibatch, as in the authors' code: forward and
-    backward belong inside, the optimizer's step behind. Afterwards the weights are what they were, to the bit.
-    Without noise no generator is needed.
+    As in the authors' code, biases and initial states get no noise, and there is one draw for a whole minibatch. Call
+    forward and backward inside the ``with``, and the optimizer's step after it. At the end the weights are restored
+    exactly. ``rng`` may be None if ``sigma`` is 0.
     """
     if sigma == 0:
         yield
@@ -68,9 +68,9 @@ def weight_noise(model: Module, sigma: float, rng: Generator | None) -> Iterator
 def norm_stabilizer(states: Tensor) -> Tensor:
     """Mean over examples of sum_t (|s_t| - |s_{t-1}|)^2 / T, for the states s (T, H, B) of h or c.
 
-    Krueger and Memisevic (2016), and as in the authors' code: the norms are over units, the state before the first step
-    does not count, so T states have T - 1 differences, divided by T. The paper's weight of this penalty is 50. Raises
-    ValueError for states of another shape.
+    Krueger and Memisevic (2016), as in the authors' code. The norms are over units. The state before the first step
+    does not count: T states have T - 1 differences, and their sum is divided by T. The paper's weight of this penalty
+    is 50. Raises ValueError for states of another shape.
     """
     if states.ndim != 3:
         raise ValueError(f"norm_stabilizer: states must be (T, H, B), got {states.shape}")

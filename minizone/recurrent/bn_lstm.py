@@ -1,7 +1,7 @@
 """The batch-normalized LSTM with zoneout over a whole sequence: equations, one step forward, one step back.
 
-Cooijmans et al. (2017), Recurrent Batch Normalization. Its population statistics are in
-`minizone/recurrent/statistics.py`, the arithmetic of a step in `minizone/kernels/cpu/bn_lstm.py`.
+Cooijmans et al. (2017), Recurrent Batch Normalization. The population statistics are in
+`minizone/recurrent/statistics.py`, and the elementwise arithmetic of a step is in `minizone/kernels/cpu/bn_lstm.py`.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ def bn_lstm(
         c~  = f * c_{t-1} + input_mask * i * g          h~  = o * tanh(BN(c~; gamma_c, beta_c))
         c_t = keep_c * c_{t-1} + (1 - keep_c) * c~      h_t = keep_h * h_{t-1} + (1 - keep_h) * h~
 
-    Mean and (biased) variance are taken over the minibatch, for every time step by itself; the gradient flows through
-    them. c~ is normalized before zoneout, as in the authors' code. A minibatch of one example is legal but empty:
-    all variances are 0, whatever the inputs are.
+    Mean and (biased) variance are computed over the minibatch, separately for each time step, and the gradient flows
+    through them. c~ is normalized before zoneout, as in the authors' code. A minibatch of one example is allowed, but
+    all its normalized values are 0, whatever the inputs are.
 
     Parameters
     ----------
     x, h0, c0, W_x, W_h, b, keep_h, keep_c, input_mask, hidden_mask, record
         As in `minizone.lstm`.
     gamma_x, gamma_h : (4H,)
-        Gains of what the inputs and the hidden states give to the gates; the paper starts them at 0.1.
+        Gains of W_x x_t and W_h h_{t-1} in the gates; the paper initializes them to 0.1.
     gamma_c, beta_c : (H,)
-        Gain and bias of the cell on its way to h~.
+        Gain and bias of c~ in h~.
     statistics : Statistics, or function of mean and variance, optional
-        None: those of the minibatch. A function, such as `Statistics.collect`: the same, and it is called once with
-        the mean and the variance of every step, each (T, 9H), see `parts`. A `Statistics`: its population statistics
-        are used instead, as constants (outside of its ``reestimate``): then examples do not meet, and B = 1 is as
-        good as any other.
+        None: normalize with the statistics of the minibatch. A function, such as `Statistics.collect`: the same, and
+        call the function once with the mean and the variance of every step, each (T, 9H), see `parts`. A `Statistics`:
+        normalize with its population statistics, as constants (except inside its ``reestimate``). The examples are
+        then independent of each other, and B = 1 is as good as any other B.
     epsilon : float
         Added to the variances.
 
@@ -72,9 +72,9 @@ def bn_lstm(
     Raises
     ------
     ValueError
-        When shapes do not fit; the message has both.
+        If shapes do not fit (the message gives both), or for B = 0 with the statistics of the minibatch.
     IndexError
-        When a token is not a column of ``W_x``.
+        If a token is not in [0, D). A GPU does not check it: the states become NaN.
     """
     given = collect = None
     if isinstance(statistics, Statistics) and not statistics.reestimating:
@@ -94,7 +94,7 @@ class BNLSTMSequence(Recurrence):
     masks, record
         As in `Recurrence`.
     given : (mean, variance), each (T, 9H), optional
-        Statistics of every step to normalize with. None: those of the minibatch.
+        The statistics of every step to normalize with. None: those of the minibatch.
     collect : function of mean and variance, optional
         Called once with the statistics of the minibatch.
     epsilon : float
@@ -130,7 +130,7 @@ class BNLSTMSequence(Recurrence):
         self.inverse = self.new("inverse", T, 9 * H)  # 1 / sqrt(variance + epsilon)
 
     def is_joined(self, D: int, H: int) -> bool:
-        """No: W_x x and W_h h are normalized separately."""
+        """False: W_x x and W_h h are normalized separately."""
         return False
 
     def load_weights(self, x: Array, W_x: Array, W_h: Array, b: Array) -> None:
@@ -140,7 +140,7 @@ class BNLSTMSequence(Recurrence):
         if self.given is not None:
             self.mean[...], self.variance[...] = self.given
         elif B == 0 < len(x):
-            raise ValueError("a minibatch of no examples has no statistics")
+            raise ValueError("a minibatch needs at least one example to have statistics, got B = 0")
         self.W_h = self.workspace.load("W_h", W_h, self.dtype)
         self.W_x = W_x.astype(self.dtype, copy=False)
         load = self.workspace.load
@@ -157,7 +157,7 @@ class BNLSTMSequence(Recurrence):
         self.kernels.project(self.arrays[0][part], self.W_x, None, sums[:, : sums.shape[1] // 2])
 
     def step(self, t: int) -> None:
-        """One step forward, for the states h_{t-1} = ``h[t]`` and c_{t-1} = ``c[t]``, each (H, B):
+        """One step forward, from the states h_{t-1} = ``h[t]`` and c_{t-1} = ``c[t]``, each (H, B):
 
         a       = BN(W_x x_t; gamma_x, 0) + BN(W_h h_{t-1}; gamma_h, 0) + b                     (4H, B)
         i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)            g   = tanh(a_g)           (H, B) each
@@ -173,12 +173,12 @@ class BNLSTMSequence(Recurrence):
         )  # fmt: skip
 
     def step_back(self, t: int, d: Gradients) -> None:
-        """One step back, from dh = dLoss/dh_t and dc = dLoss/dc_t. As in the LSTM, with two normalizations between.
+        """One step back, from dh = dLoss/dh_t and dc = dLoss/dc_t. As in the LSTM, with the normalizations in between.
 
-        Where ``y = gamma * s_hat + beta`` and ``s_hat = (s - mean) / sqrt(variance + epsilon)``, means over examples:
+        With ``y = gamma * s_hat + beta``, ``s_hat = (s - mean) / sqrt(variance + epsilon)`` and means over examples:
 
         ds  = gamma / sqrt(variance + epsilon) * (dy - mean(dy) - s_hat * mean(dy * s_hat))       BN^T(dy) below
-        ds  = gamma / sqrt(variance + epsilon) * dy                   for given statistics
+        ds  = gamma / sqrt(variance + epsilon) * dy                   if the statistics are given
 
         dh~ = (1 - keep_h) * dh                                       dh_{t-1}  = keep_h * dh
         do  = dh~ * tanh(BN(c~))
@@ -236,11 +236,11 @@ class BNLSTMSequence(Recurrence):
 def check_normalization(
     H: int, gamma_x: Array, gamma_h: Array, gamma_c: Array, beta_c: Array, given: tuple[Array, Array] | None
 ) -> None:
-    """Raise unless the gains, the bias and the statistics are those of H hidden units."""
+    """Raise ValueError unless the gains, the bias and the statistics fit H hidden units."""
     for name, vector, gates in (
         ("gamma_x", gamma_x, 4), ("gamma_h", gamma_h, 4), ("gamma_c", gamma_c, 1), ("beta_c", beta_c, 1)
     ):  # fmt: skip
         if vector.shape != (gates * H,):
             raise ValueError(f"{name} must be ({gates * H},) for H = {H} hidden units, got {vector.shape}")
     if given and given[0].shape[1] != 9 * H:
-        raise ValueError(f"statistics must be of 9H = {9 * H} rows, got {given[0].shape[1]}")
+        raise ValueError(f"statistics must be (T, 9H) with 9H = {9 * H}, got {given[0].shape[1]}")

@@ -1,8 +1,8 @@
-"""The readable references: one step of each cell, composed of primitive operations and differentiated by the tape.
+"""Readable references: one step of each cell, composed of primitive operations and differentiated by the tape.
 
-The sequence functions of `minizone.recurrent.lstm` compute the same with hand-written back-propagation through time;
-tests hold the two together, value by value and gradient by gradient. They raise the same ValueErrors for shapes and
-masks that do not fit.
+The sequence functions, such as `minizone.lstm`, compute the same with hand-written back-propagation through time.
+Tests compare the values and the gradients of the two. Both raise the same ValueErrors for shapes and masks that do not
+fit.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def lstm_cell(
         c' = keep_c * c + (1 - keep_c) * c~         h' = keep_h * h + (1 - keep_h) * h~
 
     h, c (H, B); W_x (4H, D); W_h (4H, H); b (4H,), rows in the order i, f, g, o; masks broadcastable to (H, B).
-    Krueger et al. (2017), section 3.2: h~ is made from the candidate c~, not from the zoned-out c'.
+    Krueger et al. (2017), section 3.2: h~ is computed from the candidate c~, not from the zoned-out c'.
     """
     check_shapes(4, x, (h, c), W_x, W_h, b, step=True)
     i, f, g, o = lstm_gates(x, h, W_x, W_h, b, hidden_mask)
@@ -73,10 +73,10 @@ def output_gate_cell(
     keep_c: Mask = None,
     hidden_mask: Mask = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`lstm_cell` with one of the ways to zone out the output gate beside recurrent dropout; also returns o.
+    """`lstm_cell` with recurrent dropout and zoneout of the output gate, in one of three forms; also returns o (H, B).
 
-    With d the input mask: "paper" h~ = (d o + (1-d) o_before) tanh(c~), "printed" h~ = ((1-d) o + d o_before) tanh(c~),
-    "authors" h' = d h' + (1-d) f h after zoneout. Section 3.2 of the paper, and its code.
+    For the input mask d: "paper" h~ = (d o + (1-d) o_before) tanh(c~), "printed" h~ = ((1-d) o + d o_before) tanh(c~),
+    "authors" h' = d h' + (1-d) f h after zoneout. Section 3.2 of the paper, and the authors' code.
     """
     check_shapes(4, x, (h, c) if o_before is None else (h, c, o_before), W_x, W_h, b, step=True)
     i, f, g, o = lstm_gates(x, h, W_x, W_h, b, hidden_mask)
@@ -105,8 +105,8 @@ def gru_cell(
         r, z = sigmoid(W_x x + W_h h + b)                   n = tanh(W_x x + W_h (r * h) + b)
         h~ = z * h + (1 - z) * input_mask * n               h' = keep_h * h + (1 - keep_h) * h~
 
-    W_x (3H, D), W_h (3H, H), b (3H,), rows in the order r, z, n; the reset comes before the product, as in the
-    authors' code.
+    W_x (3H, D), W_h (3H, H), b (3H,), rows in the order r, z, n. The reset gate is applied before the product, as in
+    the authors' code.
     """
     check_shapes(3, x, (h,), W_x, W_h, b, step=True)
     H = h.shape[0]
@@ -143,7 +143,7 @@ def rnn_cell(
 def lstm_unrolled(
     x: Tensor | Array, h0: Tensor, c0: Tensor, *weights: Tensor, output_gate: str = "plain", **masks: Mask
 ) -> tuple[Tensor, Tensor]:
-    """`lstm_cell` over a sequence; arguments and results as `minizone.lstm`."""
+    """`lstm_cell` over a sequence; arguments and results as in `minizone.lstm`."""
     if output_gate != "plain":
         return output_gate_unrolled(x, h0, c0, *weights, output_gate=output_gate, **masks)
     h, c = unroll(lstm_cell, x, (h0, c0), *weights, **masks)
@@ -153,7 +153,7 @@ def lstm_unrolled(
 def output_gate_unrolled(
     x: Tensor | Array, h0: Any, c0: Any, W_x: Tensor | Array, W_h: Any, b: Any, *, output_gate: str, **masks: Mask
 ) -> tuple[Tensor, Tensor]:
-    """`output_gate_cell` over a sequence; arguments (arrays or tensors) and results as `minizone.lstm`."""
+    """`output_gate_cell` over a sequence; arguments (arrays or tensors) and results as in `minizone.lstm`."""
     given = h0, c0, W_x, W_h, b
     h0, c0, W_x, W_h, b = (v if isinstance(v, Tensor) else Tensor(v, requires_grad=False) for v in given)
     masks = {name: mask.astype(W_h.dtype) if hasattr(mask, "astype") else mask for name, mask in masks.items()}
@@ -169,12 +169,12 @@ def output_gate_unrolled(
 
 
 def gru_unrolled(x: Tensor | Array, h0: Tensor, *weights: Tensor, **options: Any) -> Tensor:
-    """`gru_cell` over a sequence; arguments and results as `minizone.gru`."""
+    """`gru_cell` over a sequence; arguments and results as in `minizone.gru`."""
     return unroll(gru_cell, x, (h0,), *weights, **options)[0]
 
 
 def rnn_unrolled(x: Tensor | Array, h0: Tensor, *weights: Tensor, **options: Any) -> Tensor:
-    """`rnn_cell` over a sequence; arguments and results as `minizone.rnn`."""
+    """`rnn_cell` over a sequence; arguments and results as in `minizone.rnn`."""
     return unroll(rnn_cell, x, (h0,), *weights, **options)[0]
 
 
@@ -185,7 +185,7 @@ def unroll(
     *weights: Tensor,
     **options: Any,
 ) -> tuple[Tensor, ...]:
-    """A cell over a sequence: all states it goes through, each (T, H, B). Options that are masks are taken by step."""
+    """Run a cell over a sequence: all its states, each (T, H, B). Options that are masks are indexed by time step."""
     T = x.shape[0]
     if isinstance(x, Tensor):
         x = unstack(x) if x.ndim == 3 else x.data
@@ -199,7 +199,7 @@ def unroll(
 
 
 def project(x: Tensor | Array, W_x: Tensor) -> Tensor:
-    """``W_x @ x`` for x (D, B); for tokens (B,) the columns of W_x that they name."""
+    """``W_x @ x`` for x (D, B); for tokens (B,), the columns of W_x that they select."""
     return W_x[:, x] if x.ndim == 1 else W_x @ x
 
 
@@ -210,7 +210,7 @@ def times(mask: Mask, value: Tensor) -> Tensor:
 
 
 def _at_step(mask: Mask, t: int, T: int) -> Mask:
-    """The mask of step t, from a mask that broadcasts to (T, H, B); anything else as it is."""
+    """The mask of step t, from a mask that broadcasts to (T, H, B); anything else unchanged."""
     if mask is None or getattr(mask, "ndim", 0) < 3:
         return mask
     if mask.shape[0] not in (1, T):
@@ -228,8 +228,8 @@ def batch_normalize(
 ) -> Tensor:
     """``gamma * (s - mean) / sqrt(variance + epsilon) + beta``, row by row: Ioffe and Szegedy (2015).
 
-    s (R, B); gamma (R, 1), beta (R, 1) or a number. ``mean`` and ``variance`` (R, 1) None: those of the B columns of s,
-    the variance being the mean of the squares, not divided by B - 1. Raises ValueError for other shapes.
+    s (R, B); gamma (R, 1); beta (R, 1) or a number; ``mean`` and ``variance`` (R, 1), or None: those of the B columns
+    of s (the biased variance, divided by B and not by B - 1). Raises ValueError for other shapes.
     """
     shapes = [getattr(v, "shape", ()) for v in (gamma, beta, mean, variance)]
     if s.ndim != 2 or any(shape not in ((), (len(s), 1)) for shape in shapes):
@@ -268,7 +268,7 @@ def bn_lstm_cell(
         c' = keep_c * c + (1 - keep_c) * c~         h' = keep_h * h + (1 - keep_h) * h~
 
     Arguments as in `lstm_cell`; gamma_x, gamma_h (4H,), gamma_c, beta_c (H,); ``mean`` and ``variance`` (9H, 1) of
-    W_x x, W_h h and c~, one below the other, or None: those of the B columns. Cooijmans et al. (2017), section 3.
+    W_x x, W_h h and c~, one above the other, or None: those of the B columns. Cooijmans et al. (2017), section 3.
     """
     check_shapes(4, x, (h, c), W_x, W_h, b, step=True)
     H = h.shape[0]
@@ -290,7 +290,7 @@ def bn_lstm_cell(
 def bn_lstm_unrolled(
     x: Tensor | Array, h0: Tensor, c0: Tensor, *weights: Any, statistics: Statistics | None = None, **options: Any
 ) -> tuple[Tensor, Tensor]:
-    """`bn_lstm_cell` over a sequence; arguments and results as `minizone.bn_lstm`, but nothing is collected."""
+    """`bn_lstm_cell` over a sequence; arguments and results as in `minizone.bn_lstm`, but collects no statistics."""
     mean = variance = None
     if statistics is not None:
         mean, variance = (v[:, :, None] for v in statistics.first(x.shape[0]))  # (T, 9H, 1)

@@ -22,12 +22,12 @@ def gru(
     hidden_mask: Mask = None,
     record: StateGradients | None = None,
 ) -> Tensor:
-    """A GRU with zoneout over a whole sequence, in the form of the authors' code: reset before the product.
+    """A GRU with zoneout over a whole sequence. As in the authors' code, the reset gate is applied before the product.
 
         r, z = sigmoid(W_x x_t + W_h h_{t-1} + b)           n   = tanh(W_x x_t + W_h (r * h_{t-1}) + b)
         h~   = z * h_{t-1} + (1 - z) * input_mask * n       h_t = keep_h * h_{t-1} + (1 - keep_h) * h~
 
-    `torch.nn.GRU` resets after the product: with the same weights it is another function.
+    `torch.nn.GRU` applies it after the product, so the same weights give other states.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def gru(
     Raises
     ------
     ValueError, IndexError
-        As `minizone.lstm`.
+        As in `minizone.lstm`.
     """
     masks = Masks(keep_h=keep_h, input_mask=input_mask, hidden_mask=hidden_mask)
     return GRUSequence(masks, record)(x, h0, W_x, W_h, b)[0]
@@ -61,11 +61,11 @@ class GRUSequence(Recurrence):
         self.reset_h = self.new_for_steps("reset h", T, H, B)  # r * h_{t-1}
 
     def is_joined(self, D: int, H: int) -> bool:
-        """No: the rows of r and z multiply h, those of n multiply r * h."""
+        """False: the rows of r and z multiply h, but those of n multiply r * h."""
         return False
 
     def step(self, t: int) -> None:
-        """One step forward, for the state h_{t-1} = ``h[t]`` (H, B):
+        """One step forward, from the state h_{t-1} = ``h[t]`` (H, B):
 
         r, z = sigmoid(a_r), sigmoid(a_z)        with a_r, a_z = W_x x_t + W_h h_{t-1} + b         (2H, B)
         n    = tanh(a_n)                         with a_n      = W_x x_t + W_h (r * h_{t-1}) + b   (H, B)
@@ -98,7 +98,7 @@ class GRUSequence(Recurrence):
         h_masked = h if self.masked_h is None else self.masked_h[t]
         H = len(h)
         kernels.gru_backward(a, h, masks, d, self.scratch)
-        d_reset = d.h  # dLoss/d(r * h), in the place of dh, which is not needed any more
+        d_reset = d.h  # dLoss/d(r * h); overwrites dh, which is no longer needed
         kernels.product(self.W_n_T, a[2 * H :], d_reset)
         kernels.gru_gates_backward(a, h_masked, masks.hidden_mask, d_reset, d.h_before, self.scratch)
         kernels.add_product(self.W_rz_T, a[: 2 * H], d.h_before, masks.hidden_mask, d.h)

@@ -1,7 +1,7 @@
 """The LSTM with zoneout over a whole sequence: equations, one step forward, one step back.
 
-The loop over the steps is in `minizone/recurrent/sequence.py`. The arithmetic of a step that is not a matrix product is
-in `minizone/kernels/cpu/lstm.py`, in place, line by line what stands here; and in `minizone/kernels/gpu/lstm.py`.
+The loop over the steps is in `minizone/recurrent/sequence.py`. The elementwise arithmetic of a step is in
+`minizone/kernels/cpu/lstm.py`, in place and line by line as here, and in `minizone/kernels/gpu/lstm.py`.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def lstm(
     hidden_mask : broadcastable to (T, H, B), optional
         Factor of h_{t-1} in W_h h_{t-1} (variational dropout, Gal and Ghahramani, 2016). Not differentiated.
     output_gate : "plain", "paper", "printed" or "authors"
-        Zoneout of the output gate beside recurrent dropout: see `minizone.recurrent.cells.output_gate_cell`. All but
-        "plain" need an ``input_mask``, and run step by step on the tape, several times more slowly.
+        Zoneout of the output gate with recurrent dropout: see `minizone.recurrent.cells.output_gate_cell`. All except
+        "plain" need an ``input_mask``, allow no ``record``, and are several times slower (step by step on the tape).
     record : StateGradients, optional
         Filled by the backward pass with dLoss/d(state) of every step.
 
@@ -65,9 +65,9 @@ def lstm(
     Raises
     ------
     ValueError
-        When shapes do not fit; the message has both.
+        If shapes do not fit (the message gives both), or for an unknown or incomplete ``output_gate``.
     IndexError
-        When a token is not a column of ``W_x``.
+        If a token is not in [0, D). A GPU does not check it: the states become NaN.
     """
     if output_gate not in OUTPUT_GATES:
         raise ValueError(f"output_gate must be one of {', '.join(OUTPUT_GATES)}, got {output_gate!r}")
@@ -75,7 +75,7 @@ def lstm(
     if output_gate == "plain":
         return LSTMSequence(masks, record)(x, h0, c0, W_x, W_h, b)
     if input_mask is None:
-        raise ValueError(f'output_gate="{output_gate}" follows the mask of recurrent dropout: it needs an input_mask')
+        raise ValueError(f'output_gate="{output_gate}" uses the mask of recurrent dropout: pass an input_mask')
     if record is not None:
         raise ValueError(f'record works with output_gate="plain" only, got "{output_gate}"')
     check_arguments(x, h0, c0, W_x, W_h, b, masks)
@@ -91,7 +91,7 @@ def check_arguments(
     b: Tensor | Array,
     masks: Masks,
 ) -> None:
-    """Raise what `lstm` promises, where `LSTMSequence` does not."""
+    """Raise the errors that `lstm` documents, which `LSTMSequence` would raise by itself."""
     given = (v.data if isinstance(v, Tensor) else v for v in (x, h0, c0, W_x, W_h, b))
     x, h0, c0, W_x, W_h, b = given
     check_shapes(4, x, (h0, c0), W_x, W_h, b)
@@ -110,7 +110,7 @@ class LSTMSequence(Recurrence):
         self.tanh_c = self.new_for_steps("tanh_c", T, H, B)  # tanh(c~)
 
     def step(self, t: int) -> None:
-        """One step forward, for the states h_{t-1} = ``h[t]`` and c_{t-1} = ``c[t]``, each (H, B):
+        """One step forward, from the states h_{t-1} = ``h[t]`` and c_{t-1} = ``c[t]``, each (H, B):
 
         a       = W_x x_t + W_h h_{t-1} + b                                                     (4H, B)
         i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)            g   = tanh(a_g)           (H, B) each
@@ -132,7 +132,7 @@ class LSTMSequence(Recurrence):
         da  = di * i * (1 - i),  df * f * (1 - f),  dg * (1 - g^2),  do * o * (1 - o)           (4H, B)
         dh_{t-1} += W_h^T da
 
-        The gradients of W_x, W_h, b and x follow from da, for many time steps at once: ``add_weight_gradients``.
+        `add_weight_gradients` computes the gradients of W_x, W_h, b and x from da, for many time steps at once.
         """
         self.kernels.lstm_backward(self.a[t], self.states[1][t], self.tanh_c[t], self.step_masks[t], d, self.scratch)
         self.add_product_back(t, d)

@@ -33,7 +33,7 @@ def rnn(
     W_x, W_h, b : (H, D), (H, H), (H,)
         Weights.
     activation : "tanh" or "relu"
-        "tanh" as in the paper, "relu" as in the authors' code. Either is NaN where its argument is, with its gradient.
+        "tanh" as in the paper, "relu" as in the authors' code. With both, NaN gives NaN, also in the gradient.
 
     Returns
     -------
@@ -43,7 +43,7 @@ def rnn(
     Raises
     ------
     ValueError, IndexError
-        As `minizone.lstm`; ValueError for any other activation.
+        As in `minizone.lstm`; also ValueError for any other activation.
     """
     if activation not in ("tanh", "relu"):
         raise ValueError(f'activation must be "tanh" or "relu", got {activation!r}')
@@ -61,7 +61,7 @@ class RNNSequence(Recurrence):
         self.relu = relu
 
     def step(self, t: int) -> None:
-        """One step forward, for the state h_{t-1} = ``h[t]`` (H, B):
+        """One step forward, from the state h_{t-1} = ``h[t]`` (H, B):
 
         a   = W_x x_t + W_h h_{t-1} + b                      h~  = activation(a)
                                                              h_t = keep_h * h_{t-1} + (1 - keep_h) * h~
@@ -73,7 +73,7 @@ class RNNSequence(Recurrence):
         """One step back, from dh = dLoss/dh_t:
 
         dh~ = (1 - keep_h) * dh                              dh_{t-1} = keep_h * dh
-        da  = dh~ * (1 - h~^2), of a rectifier dh~ where h~ > 0
+        da  = dh~ * (1 - h~^2), or for a rectifier dh~ where h~ > 0, else 0
         dh_{t-1} += W_h^T da
         """
         self.kernels.rnn_backward(self.a[t], self.step_masks[t], self.relu, d)

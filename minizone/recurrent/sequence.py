@@ -1,8 +1,8 @@
-"""The loop over time, and back: what all recurrent cells share. A whole sequence is one node of the graph.
+"""The loop over time, forward and backward, of all recurrent cells. A whole sequence is one node of the graph.
 
-The products of one time step depend on each other, one after the other. Everything that does not (projecting the
-inputs, the gradients of the weights) is done for many time steps at once, and where a step is small the gradients of
-the weights are computed in a second thread. benchmarks/README.md says what each of these is worth.
+The products with W_h must run one time step after the other. Everything else (projecting the inputs, the gradients of
+the weights) is done for many time steps at once. If the steps are small, a second thread computes the gradients of the
+weights. benchmarks/README.md has the time that each of these saves.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from minizone.kernels.stacks import columns, parts_of
 from minizone.kernels.step import Gradients, Mask, Masks
 from minizone.zoneout import check_mask
 
-MOST_ONE_HOT = 256  # kinds of tokens up to which a product with one-hot columns beats sorting the tokens
-SMALL_STEP = 6e7  # multiplications of W_h in one time step below which one core is enough for the loop
-FEWEST_PARTS = 8  # parts of a sequence from which on a second thread for the weights' gradients pays
+MOST_ONE_HOT = 256  # largest vocabulary for which a product with one-hot columns is faster than sorting the tokens
+SMALL_STEP = 6e7  # most multiplications with W_h in one time step for which one core is enough for the loop
+FEWEST_PARTS = 8  # fewest parts of a sequence for which a second thread for the weights' gradients pays off
 
 
 @dataclass
 class StateGradients:
-    """The gradients that a backward pass meets on its way, recorded for inspection.
+    """The gradients of the states at every time step, recorded by a backward pass.
 
-    Give one to a recurrent function as ``record``. After ``backward``, ``states`` holds an array (T, H, B) for h and,
-    in an LSTM, one for c: dLoss/d(state after zoneout) of every time step, all later steps included.
+    Pass one to a recurrent function as ``record``. After ``backward``, ``states`` holds an array (T, H, B) for h and,
+    in an LSTM, one for c: dLoss/d(state after zoneout) of every time step, including the effect on all later steps.
     """
 
     states: list[Array] = field(default_factory=list)
@@ -43,8 +43,8 @@ class StateGradients:
 class Recurrence(Function):
     """A recurrent cell over a whole sequence.
 
-    Inputs: x, the initial states, W_x, W_h, b, and what else the cell has. Outputs: all states, each (T, H, B).
-    A subclass is one cell: it has `step` and `step_back`, and overrides what differs in the other methods.
+    Inputs: x, the initial states, W_x, W_h, b, and further parameters of the cell. Outputs: all states, each (T, H, B).
+    A subclass is one cell: it defines `step` and `step_back`, and overrides other methods where the cell differs.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class Recurrence(Function):
     scratch_blocks: int  # scratch memory of a step, in blocks of (H, B)
     kernels: ModuleType
     a: Array  # (T, G H, B): pre-activations, then gates, then dLoss/d(pre-activations)
-    is_released = False  # whether the arrays of the forward pass are gone
+    is_released = False  # whether the arrays of the forward pass have been released
 
     def __init__(self, masks: Masks, record: StateGradients | None = None):
         self.masks = Masks(*(mask.data if isinstance(mask, Tensor) else mask for mask in masks))
@@ -68,15 +68,15 @@ class Recurrence(Function):
     # ---- what a cell defines
 
     def step(self, t: int) -> None:
-        """From the inputs of step t and ``states[.][t]`` to the gates ``a[t]`` and ``states[.][t + 1]``."""
+        """Compute the gates ``a[t]`` and ``states[.][t + 1]`` from the inputs of step t and ``states[.][t]``."""
         raise NotImplementedError
 
     def step_back(self, t: int, d: Gradients) -> None:
-        """From ``d.h`` (and ``d.c``) to ``d.h_before``, and dLoss/d(pre-activations) in ``a[t]``."""
+        """Compute ``d.h_before`` (and ``d.c_before``) and, in ``a[t]``, dLoss/d(pre-activations)."""
         raise NotImplementedError
 
     def allocate(self, T: int, H: int, B: int) -> None:
-        """Allocate what the cell saves for its backward pass beside gates and states."""
+        """Allocate what the cell saves for its backward pass in addition to gates and states."""
 
     # ---- forward
 
@@ -118,9 +118,9 @@ class Recurrence(Function):
         return outputs
 
     def allocate_states(self, x: Array, T: int, D: int, H: int, B: int) -> None:
-        """``states``: for each state an array (T + 1, H, B), its initial value and then the values after zoneout.
+        """Allocate ``states``: for each state an array (T + 1, H, B), the initial value and T values after zoneout.
 
-        Where one product a step is enough (see `is_joined`), h is a part of ``joined`` (T + 1, H + 1 + D, B): rows of
+        If one product a step is enough (see `is_joined`), h is a part of ``joined`` (T + 1, H + 1 + D, B): rows of
         h_{t-1}, a row of ones, rows of x_t.
         """
         self.joined = None
@@ -135,22 +135,22 @@ class Recurrence(Function):
     def is_joined(self, D: int, H: int) -> bool:
         """Whether one product a step, [W_h b W_x] @ [h; 1; x], replaces one with h and one with x.
 
-        It saves two passes over the pre-activations. Wide inputs are better projected for many steps at once, tokens
-        are columns of W_x, and the mask of h is not one of x.
+        This saves two passes over the pre-activations. It does not pay off for wide inputs, which are better projected
+        for many steps at once. Tokens need no product, and a hidden mask applies to h only.
         """
         return not self.is_tokens and self.masks.hidden_mask is None and 2 * D <= H
 
     def load_weights(self, x: Array, W_x: Array, W_h: Array, b: Array) -> None:
-        """Bring the weights into the form that `project` and `pre_activations` need."""
+        """Prepare the weights for `project` and `pre_activations`."""
         self.W_x, W_h, self.b = (weight.astype(self.dtype, copy=False) for weight in (W_x, W_h, b))
         if self.joined is not None:
             W_h = array_module(W_h).concatenate([W_h, self.b[:, None], self.W_x], axis=1)  # (G H, H + 1 + D)
-        elif self.is_tokens:  # add b once, and not for every time step; nor copy what is not in C order at each of them
+        elif self.is_tokens:  # once, instead of in every time step: add b, and copy to C order
             self.W_x, self.b = array_module(W_x).ascontiguousarray(self.W_x + self.b[:, None]), None
         self.W_h = self.workspace.load("W_h", W_h)
 
     def project(self, part: slice) -> None:
-        """``a[t] = W_x x_t + b`` for some time steps, written where `pre_activations` reads it."""
+        """Set ``a[t] = W_x x_t + b`` for some time steps, unless `pre_activations` computes it."""
         if self.joined is None:
             self.kernels.project(self.arrays[0][part], self.W_x, self.b, self.a[part])
 
@@ -158,12 +158,12 @@ class Recurrence(Function):
         """``a[t] = W_x x_t + W_h h_{t-1} + b``, (G H, B)."""
         if self.joined is not None:
             self.kernels.product(self.W_h, self.joined[t], self.a[t])
-        else:  # a[t] has W_x x_t + b already
+        else:  # a[t] already holds W_x x_t + b
             self.kernels.add_product(self.W_h, self.recurrent_input(t), self.a[t], None, self.scratch)
         return self.a[t]
 
     def recurrent_input(self, t: int) -> Array:
-        """h_{t-1} as W_h multiplies it, (H, B): after its hidden mask."""
+        """h_{t-1} after its hidden mask, (H, B): the factor of W_h."""
         h, mask = self.states[0][t], self.step_masks[t].hidden_mask
         return h if self.masked_h is None else array_module(h).multiply(mask, h, out=self.masked_h[t])
 
@@ -203,13 +203,13 @@ class Recurrence(Function):
         return dx, *d_initial, *weights
 
     def load_weights_back(self, W_h: Array) -> None:
-        """Bring the weights into the form that `step_back` needs."""
+        """Prepare the weights for `step_back`."""
         self.W_h_T = self.workspace.load("W_h.T", array_module(W_h).ascontiguousarray(W_h.T))  # (H, G H)
 
     def gradients_of_step(
         self, t: int, T: int, outs: list[Array | None], after: list[Array], before: list[Array]
     ) -> Gradients:
-        """The gradients around step t. Two sets of arrays take turns: what a step writes, the step before it reads."""
+        """The gradients on both sides of step t. Two sets of arrays alternate: step t - 1 reads what step t writes."""
         if (T - t) % 2 == 0:
             after, before = before, after
         out = [None if g is None else g[t] for g in outs]
@@ -218,14 +218,14 @@ class Recurrence(Function):
         return Gradients(after[0], after[1], out[0], out[1], before[0], before[1])
 
     def record_states(self, t: int, d: Gradients) -> None:
-        """Note dLoss/d(states after zoneout) of step t."""
+        """Record dLoss/d(states after zoneout) of step t."""
         assert self.record is not None
         found = [(d.h, d.h_out), (d.c, d.c_out)][: self.n_states]
         for states, (later, direct) in zip(self.record.states, found, strict=True):
             states[t] = later if direct is None else later + direct
 
     def add_product_back(self, t: int, d: Gradients) -> None:
-        """``d.h_before += hidden_mask * (W_h^T @ da)``; ``d.h`` is not needed any more and serves as scratch."""
+        """``d.h_before += hidden_mask * (W_h^T @ da)``; ``d.h`` is no longer needed and serves as scratch."""
         self.kernels.add_product(self.W_h_T, self.a[t], d.h_before, self.step_masks[t].hidden_mask, d.h)
 
     # ---- the gradients of the weights: products over many time steps
@@ -240,7 +240,7 @@ class Recurrence(Function):
         self.d_tokens = xp.zeros(W_x.shape, self.dtype) if self.sorts_tokens else None
 
     def add_weight_gradients(self, part: slice) -> None:
-        """Add what the time steps of a part give to the gradients of the weights; and their dLoss/dx."""
+        """Add the contribution of some time steps to the gradients of the weights, and set their dLoss/dx."""
         x, W_x = self.arrays[0][part], self.arrays[self.n_states + 1]
         n, B = len(x), x.shape[-1]
         da = self.d_projections(part)  # (G H, n B)
@@ -260,15 +260,15 @@ class Recurrence(Function):
         return columns(self.a[part])
 
     def products(self, part: slice, da: Array) -> Iterator[tuple[Array, Array]]:
-        """Pairs of dLoss/d(some pre-activations) and what weights multiplied for them, both as columns.
+        """Pairs of dLoss/d(some pre-activations) and the operand that the weights multiplied, both as columns.
 
-        Here there is one pair: ``da`` (G H, n B), and [h; 1; x] (H + 1 + D, n B) for all of W_h, b and W_x.
+        By default there is one pair: ``da`` (G H, n B), and [h; 1; x] (H + 1 + D, n B) for all of W_h, b and W_x.
         """
         h = self.states[0] if self.masked_h is None else self.masked_h
         yield da, self.joined_columns(h[part], self.arrays[0][part])
 
     def joined_columns(self, h: Array, x: Array) -> Array:
-        """[h; 1; x] as columns (H + 1 + D, n B) of n time steps; without x where its tokens are sorted instead."""
+        """[h; 1; x] as columns (H + 1 + D, n B) of n time steps; without x if its tokens are sorted instead."""
         xp, (n, H, B), D = array_module(h), h.shape, self.arrays[self.n_states + 1].shape[1]
         found = xp.empty((H + 1 if self.sorts_tokens else H + 1 + D, n, B), self.dtype)
         found[:H] = h.transpose(1, 0, 2)
@@ -280,7 +280,7 @@ class Recurrence(Function):
         return found.reshape(len(found), n * B)
 
     def gradients_of_weights(self) -> tuple[Array | None, ...]:
-        """dLoss/d(x, W_x, W_h, b), and of what else the cell has."""
+        """dLoss/d(x, W_x, W_h, b), and of any further parameters of the cell."""
         W_x, W_h = self.arrays[self.n_states + 1 : self.n_states + 3]
         xp, H = array_module(W_h), W_h.shape[-1]
         if not self.sums:  # no time steps
@@ -296,9 +296,9 @@ class Recurrence(Function):
         return self.workspace.empty(name, shape, self.dtype)
 
     def new_for_steps(self, name: str, T: int, *shape: int) -> Array:
-        """An array (T, *shape), with undefined values, of what a step computes.
+        """An array (T, *shape), with undefined values, for a result of every step.
 
-        Where no backward pass will need it, all steps share the memory of one: an evaluation then needs little more
+        If no backward pass needs it, all steps share the memory of one step. An evaluation then needs little more
         memory than its outputs.
         """
         if self.saves:
@@ -307,7 +307,7 @@ class Recurrence(Function):
         return np.lib.stride_tricks.as_strided(of_one_step, (T, *shape), (0, *of_one_step.strides))
 
     def workspace_key(self) -> Any:
-        """What a loop that has been recorded on a GPU depends on; None where it cannot be replayed."""
+        """Everything that a recorded loop on a GPU depends on; None if the loop cannot be replayed."""
         if self.record is not None or self.kernels is cpu:
             return None
         shapes = tuple(array.shape for array in self.arrays)
@@ -322,25 +322,25 @@ class Recurrence(Function):
         return [Masks(*masks) for masks in zip(*by_kind, strict=True)]
 
     def release(self) -> None:
-        """Forget what was saved for the backward pass."""
+        """Free the arrays saved for the backward pass."""
         self.is_released = True
         self.workspace.release()
         del self.a, self.states, self.joined, self.masked_h, self.scratch
 
 
 def two_threads_pay(W_h: Array, parts: int, B: int) -> bool:
-    """Whether the gradients of the weights are better computed in a thread behind the loop.
+    """Whether it is faster to compute the gradients of the weights in a second thread, behind the loop.
 
-    They are for long sequences of small steps. In a large step nearly all time goes into the products of the loop
-    itself, and both cores share those.
+    It is for long sequences of small steps. In large steps, the products of the loop itself take nearly all the time,
+    and they already use all cores.
     """
     return array_module(W_h) is np and cores() > 1 and parts >= FEWEST_PARTS and W_h.size * B <= SMALL_STEP
 
 
 def check_shapes(gates: int, x: Any, states: Iterable[Any], W_x: Any, W_h: Any, b: Any, *, step: bool = False) -> None:
-    """Raise ValueError unless the shapes are those of a cell with so many gates (an LSTM has 4).
+    """Raise ValueError unless the shapes fit a cell with this number of gates (4 for an LSTM).
 
-    ``step``: x is that of one time step, (D, B) or tokens (B,).
+    ``step``: x is the input of one time step, (D, B) or tokens (B,).
     """
     if W_h.ndim != 2 or len(W_h) != gates * W_h.shape[1]:
         raise ValueError(f"W_h must be ({gates if gates > 1 else ''}H, H), got {W_h.shape}")
@@ -360,7 +360,7 @@ def check_shapes(gates: int, x: Any, states: Iterable[Any], W_x: Any, W_h: Any, 
 
 
 def per_step(mask: Mask, shape: tuple[int, int, int]) -> list[Mask]:
-    """A mask that broadcasts to ``shape`` (T, H, B) as a list of T masks that broadcast to (H, B)."""
+    """Split a mask that broadcasts to ``shape`` (T, H, B) into T masks that broadcast to (H, B)."""
     T = shape[0]
     if mask is None or not hasattr(mask, "ndim"):
         return [mask] * T

@@ -13,32 +13,32 @@ from minizone.zoneout import check_probability
 
 
 class Statistics:
-    """Population means and variances of all that a batch-normalized LSTM normalizes, for each time step.
+    """Population means and variances of everything that a batch-normalized LSTM normalizes, for each time step.
 
-    What a call of `bn_lstm` does depends on what it is given as ``statistics``:
+    The argument ``statistics`` of `bn_lstm` selects what a call does:
 
         statistics=statistics            evaluation: normalize with the population statistics
-        statistics=statistics.collect    training: normalize with those of the minibatch, and let the population
-                                         statistics follow:  new = alpha * batch + (1 - alpha) * old
+        statistics=statistics.collect    training: normalize with those of the minibatch, and update the population
+                                         statistics:  new = alpha * batch + (1 - alpha) * old
         statistics=None                  normalize with those of the minibatch and collect nothing
 
-    and inside ``with statistics.reestimate():`` the first two use the minibatch alike, and at the end the population
-    statistics are the plain mean over all minibatches that were seen.
+    Inside ``with statistics.reestimate():`` the first two both normalize with those of the minibatch. At the end, the
+    population statistics are the plain mean over all minibatches seen inside.
 
     Parameters
     ----------
     steps : int
-        T_max: the number of time steps that have statistics of their own; later steps use those of the last one.
+        T_max: the number of time steps with statistics of their own. Later steps use those of the last one.
     hidden_size : int
-        H.
+        H, the number of hidden units.
     alpha : float in [0, 1]
-        How fast they follow in training. Cooijmans' code has 0.01 for MNIST, 0.05 for text.
+        The weight of a minibatch in training. Cooijmans' code has 0.01 for MNIST and 0.05 for text.
 
     Attributes
     ----------
     mean, variance : (T_max, 9H)
-        Columns: those of W_x x_t (4H), of W_h h_{t-1} (4H), of c~ (H), see `parts`; 0 and 1 at first. They are only
-        ever written in place.
+        Columns: those of W_x x_t (4H), of W_h h_{t-1} (4H), of c~ (H), see `parts`. Initially 0 and 1. They are always
+        changed in place.
     """
 
     def __init__(self, steps: int, hidden_size: int, *, alpha: float = 0.01, dtype: Any = np.float32, xp: Any = np):
@@ -48,38 +48,38 @@ class Statistics:
         self.alpha = alpha
         self.mean: Array = xp.zeros((steps, 9 * hidden_size), dtype)
         self.variance: Array = xp.ones((steps, 9 * hidden_size), dtype)
-        self._sums: tuple[Array, ...] | None = None  # while re-estimating: of mean, of variance, of minibatches
+        self._sums: tuple[Array, ...] | None = None  # while re-estimating: of means, variances and counts
 
     def with_first_step(self, mean_h: Array) -> Statistics:
-        """A copy for sequences that start in a state which all examples share: its mean (4H,) of W_h h_0 is exact.
+        """A copy for sequences that all start from the same state: ``mean_h`` (4H,) is the exact mean of W_h h_0.
 
-        What the minibatches had there was of variance 0, so a mean of some updates ago would be off by many standard
-        deviations, each the square root of epsilon, and the first step would be noise.
+        The variance of W_h h_0 over a minibatch is then 0, and a standard deviation is the square root of epsilon. A
+        mean from some updates ago would be off by many standard deviations, and the first step would be noise.
         """
         xp, (steps, rows) = array_module(self.mean), self.mean.shape
         known = Statistics(max(steps, 2), rows // 9, alpha=self.alpha, dtype=self.mean.dtype, xp=xp)
         known.mean[...], known.variance[...] = self.first(len(known.mean))
         known.mean[0, parts(rows // 9)[1]] = mean_h
-        known.variance[0, parts(rows // 9)[1]] = 1  # of nothing
+        known.variance[0, parts(rows // 9)[1]] = 1  # W_h h_0 - mean_h is 0, up to rounding
         return known
 
     @property
     def reestimating(self) -> bool:
-        """Whether we are inside ``with statistics.reestimate():``."""
+        """Whether a ``with statistics.reestimate():`` block is active."""
         return self._sums is not None
 
     def first(self, T: int) -> tuple[Array, Array]:
-        """Mean and variance of the first T steps, each (T, 9H), copied."""
+        """Copies of the mean and the variance of the first T steps, each (T, 9H)."""
         xp = array_module(self.mean)
         steps = xp.minimum(xp.arange(T), len(self.mean) - 1)
         return self.mean[steps], self.variance[steps]
 
     def collect(self, mean: Array, variance: Array) -> None:
-        """Take in the statistics of a minibatch, each (T, 9H); those of steps beyond T_max are left out."""
+        """Add the statistics of a minibatch, each (T, 9H); those of steps beyond T_max are ignored."""
         if mean.shape[1:] != self.mean.shape[1:]:
-            raise ValueError(f"statistics of {self.mean.shape[1]} rows (9H) cannot take in {mean.shape[1]} rows")
+            raise ValueError(f"collect: statistics must be (T, 9H) with 9H = {self.mean.shape[1]}, got {mean.shape[1]}")
         n = min(len(mean), len(self.mean))
-        batch = mean[:n].real, variance[:n].real  # a complex step is not for them
+        batch = mean[:n].real, variance[:n].real  # without the imaginary part of a complex step
         if self._sums is not None:
             for total, new in zip(self._sums, (*batch, 1), strict=True):
                 total[:n] += new
@@ -89,9 +89,9 @@ class Statistics:
 
     @contextmanager
     def reestimate(self) -> Iterator[None]:
-        """Inside, minibatches are summed up; at the end the statistics are their plain mean, step by step.
+        """Replace the statistics by the plain mean, for each time step, over all minibatches inside the ``with``.
 
-        A step that no minibatch reached keeps what it had, and so do all of them when an exception ends the block.
+        A step that no minibatch reached keeps its statistics. If an exception ends the block, all steps keep theirs.
         """
         xp, shape, before = array_module(self.mean), self.mean.shape, self._sums
         *totals, count = self._sums = xp.zeros(shape), xp.zeros(shape), xp.zeros((len(self.mean), 1))
@@ -104,5 +104,5 @@ class Statistics:
 
 
 def parts(H: int) -> tuple[slice, slice, slice]:
-    """Which of the 9H rows that are normalized belong to W_x x_t, to W_h h_{t-1} and to c~."""
+    """The rows of W_x x_t, of W_h h_{t-1} and of c~ among the 9H rows that are normalized."""
     return slice(0, 4 * H), slice(4 * H, 8 * H), slice(8 * H, 9 * H)

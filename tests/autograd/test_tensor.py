@@ -584,7 +584,7 @@ def test_errors_name_the_way_that_keeps_the_gradient():
 
 @pytest.mark.parametrize("data", ["text", ["a", "b"], None, np.array(["2020-01-01"], "datetime64[D]"), [{1}]], ids=repr)
 def test_a_tensor_holds_numbers(data):
-    with pytest.raises(TypeError, match="a tensor holds numbers, got an array of"):
+    with pytest.raises(TypeError, match="a tensor must hold numbers, got an array of"):
         Tensor(data)
 
 

@@ -373,6 +373,6 @@ def test_statistics_travel_with_the_parameters_and_are_not_learned():
 
 def test_bn_layer_collects_nothing_from_an_empty_minibatch():
     made = BNLSTM(D, H, steps=2, rng=rng())
-    with pytest.raises(ValueError, match="a minibatch of no examples has no statistics"):
+    with pytest.raises(ValueError, match="a minibatch needs at least one example to have statistics"):
         made(np.zeros((2, 0), np.uint8), rng=rng())
     assert np.isfinite(made.mean.data).all()

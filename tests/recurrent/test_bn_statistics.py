@@ -131,9 +131,9 @@ def test_reestimation_that_fails_leaves_the_old_statistics():
 
 def test_statistics_of_another_size_are_refused():
     other = known_statistics(7, hidden=5)
-    with pytest.raises(ValueError, match=re.escape("statistics must be of 9H = 36 rows, got 45")):
+    with pytest.raises(ValueError, match=re.escape("statistics must be (T, 9H) with 9H = 36, got 45")):
         bn_lstm(**bn_problem(7, 3), statistics=other)
-    with pytest.raises(ValueError, match=re.escape("statistics of 45 rows (9H) cannot take in 36 rows")):
+    with pytest.raises(ValueError, match=re.escape("statistics must be (T, 9H) with 9H = 45, got 36")):
         bn_lstm(**bn_problem(7, 3), statistics=other.collect)
     with pytest.raises(ValueError, match=re.escape("alpha must be in [0, 1], got 1.5")):
         Statistics(7, H, alpha=1.5)

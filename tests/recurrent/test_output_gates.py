@@ -121,7 +121,7 @@ def test_variant_keeps_float32(gate):
 
 @every_variant
 def test_variant_without_input_mask_is_refused(gate):
-    with pytest.raises(ValueError, match=f'output_gate="{gate}" follows .* it needs an input_mask'):
+    with pytest.raises(ValueError, match=f'output_gate="{gate}" uses the mask .* pass an input_mask'):
         lstm(**problem(T, B), output_gate=gate)
 
 

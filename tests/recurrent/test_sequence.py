@@ -367,5 +367,5 @@ def test_tokens_with_three_axes_are_refused(cell):
 
 
 def test_no_minibatch_is_no_statistics():
-    with pytest.raises(ValueError, match="a minibatch of no examples has no statistics"):
+    with pytest.raises(ValueError, match="a minibatch needs at least one example to have statistics"):
         CELLS["bn_lstm"].fused(**CELLS["bn_lstm"].problem(2, 0))

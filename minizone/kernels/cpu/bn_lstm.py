@@ -1,6 +1,6 @@
 """Batch normalization, and the elementwise part of a batch-normalized LSTM step; see `minizone/recurrent/bn_lstm.py`.
 
-Sums over the examples are products with a vector of ones: 3 us for 400 x 100 numbers, where ``np.sum`` takes 13.
+Sums over the examples are products with a vector of ones, which take 3 us for 400 x 100 numbers; ``np.sum`` takes 13.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def bn_lstm_backward(
     norm: Normalization, a: Array, s_hat: Array, c_hat: Array, tanh_c: Array, c: Array, masks: Masks, d: Gradients,
     d_gamma: Array, d_beta: Array, scratch: Array,
 ) -> None:  # fmt: skip
-    """One step of the batch-normalized LSTM backwards, up to its matrix product.
+    """The backward pass of one step of the batch-normalized LSTM, up to its matrix product.
 
-    In: what `bn_lstm_forward` wrote into ``a``, ``s_hat``, ``c_hat``, ``tanh_c``, all used up; ``c`` (H, B) the
+    In: what `bn_lstm_forward` wrote into ``a``, ``s_hat``, ``c_hat``, ``tanh_c``, all overwritten; ``c`` (H, B) the
     previous cell; ``d``, see `Gradients`. Out: ``s_hat`` (8H, B) dLoss/d(W_x x_t) above dLoss/d(W_h h_{t-1});
     ``d.c_before``; the part of ``d.h_before`` that does not go through W_h; ``d_gamma`` (9H,) of gamma and gamma_c;
     ``d_beta`` (5H,) of b and beta_c. Scratch: (8H, B).
@@ -66,21 +66,21 @@ def bn_lstm_backward(
     di, df, dg, do = d_gates[:H], d_gates[H : 2 * H], d_gates[2 * H : 3 * H], d_gates[3 * H :]
     sums, cell = slice(0, 8 * H), slice(8 * H, 9 * H)
     dh, dc, dc_before = d.h, d.c, d.c_before
-    zone_out_back(dh, masks.keep_h, d.h_out, d.h_before)  # dh is now that of h~
-    zone_out_back(dc, masks.keep_c, d.c_out, dc_before)  # dc is now that of c~, without its way through h~
+    zone_out_back(dh, masks.keep_h, d.h_out, d.h_before)  # dh is now dLoss/dh~
+    zone_out_back(dc, masks.keep_c, d.c_out, dc_before)  # dc is now dLoss/dc~, without the part through h~
 
     xp.multiply(dh, tanh_c, out=do)  # h~ = o * tanh(BN(c~))
     xp.multiply(dh, o, out=d_normalized)
     xp.multiply(tanh_c, tanh_c, out=tanh_c)
     xp.subtract(1, tanh_c, out=tanh_c)
-    d_normalized *= tanh_c  # that of BN(c~)
+    d_normalized *= tanh_c  # now dLoss/dBN(c~)
     normalize_backward(norm, cell, norm.gamma_c, d_normalized, c_hat, d_gamma, d_beta[4 * H :], scratch[5 * H :])
-    dc += c_hat  # complete
+    dc += c_hat  # dc is now complete
 
     xp.multiply(dc, f, out=df)  # c~ = f * c + input_mask * i * g
     dc_before += df
     xp.multiply(dc, c, out=df)
-    d_update = dc if masks.input_mask is None else xp.multiply(dc, masks.input_mask, out=dh)  # that of i * g
+    d_update = dc if masks.input_mask is None else xp.multiply(dc, masks.input_mask, out=dh)  # dLoss/d(i * g)
     xp.multiply(d_update, g, out=di)
     xp.multiply(d_update, i, out=dg)
     gates_back(a, d_gates, scratch[4 * H :])
@@ -91,7 +91,7 @@ def bn_lstm_backward(
 def normalize_forward(norm: Normalization, rows: slice, s: Array, scratch: Array) -> None:
     """Batch normalization of every row, before gain and bias: ``s_hat = (s - mean) / sqrt(variance + epsilon)``.
 
-    In: ``s`` (R, B); ``rows``, which R of the statistics in ``norm`` are meant. Out: ``s`` becomes s_hat; the mean and
+    In: ``s`` (R, B); ``rows``, the R rows of the statistics in ``norm``. Out: ``s`` becomes s_hat; the mean and
     the biased variance of the B columns, unless they are given; ``norm.inverse``. Scratch: at least (R, B).
     """
     xp, B = array_module(s), s.shape[-1]
@@ -117,10 +117,10 @@ def normalize_backward(
     """Backward pass of ``y = gamma * s_hat + beta``, or of a sum of n such terms with one beta.
 
         ds = gamma / sqrt(variance + epsilon) * (d - mean(d) - s_hat * mean(d * s_hat))
-        ds = gamma / sqrt(variance + epsilon) * d                           where the statistics are given
+        ds = gamma / sqrt(variance + epsilon) * d                           if the statistics are given
 
-    In: ``d`` (R, B) = dLoss/dy, used up; ``s_hat`` (n R, B) and ``gamma`` (n R,), the terms one above the other;
-    ``rows``, which n R of the statistics are meant. Out: ``s_hat`` becomes dLoss/ds; ``d_gamma[rows]`` (n R,);
+    In: ``d`` (R, B) = dLoss/dy, overwritten; ``s_hat`` (n R, B) and ``gamma`` (n R,), the terms one above the other;
+    ``rows``, the n R rows of the statistics. Out: ``s_hat`` becomes dLoss/ds; ``d_gamma[rows]`` (n R,);
     ``d_beta`` (R,). Scratch: at least (n R, B).
     """
     xp, (R, B) = array_module(d), d.shape

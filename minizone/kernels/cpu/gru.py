@@ -9,7 +9,7 @@ from minizone.kernels.step import Gradients, Mask, Masks
 
 
 def gru_gates_forward(a: Array, h: Array, reset_h: Array) -> None:
-    """The first half of a step, up to its second product.
+    """The first half of a step, up to its second matrix product.
 
     In: the first 2H rows of ``a`` (3H, B), the pre-activations of r and z; ``h`` (H, B) the previous state, after its
     hidden mask. Out: these rows become the gates; ``reset_h`` (H, B) = r * h.
@@ -41,17 +41,17 @@ def gru_forward(a: Array, h: Array, masks: Masks, new_h: Array, scratch: Array) 
 
 
 def gru_backward(a: Array, h: Array, masks: Masks, d: Gradients, scratch: Array) -> None:
-    """The second half of a step backwards, up to its product.
+    """The backward pass of the second half of a step, up to its matrix product.
 
     In: ``a`` (3H, B) the gates; ``h`` (H, B) the previous state; ``d``, see `Gradients`.
-    Out: the rows of z and n of ``a``, dLoss/d(pre-activations); the part of ``d.h_before`` that goes through no
-    product. Scratch: at least (2H, B).
+    Out: the rows of z and n in ``a``, dLoss/d(pre-activations); the part of ``d.h_before`` that does not go through
+    a matrix product. Scratch: at least (2H, B).
     """
     xp, H = array_module(a), len(h)
     z, n = a[H : 2 * H], a[2 * H :]
     dz, w = scratch[:H], scratch[H : 2 * H]
     dh, dh_before = d.h, d.h_before
-    zone_out_back(dh, masks.keep_h, d.h_out, dh_before)  # dh is now that of h~ = z * h + (1 - z) * input_mask * n
+    zone_out_back(dh, masks.keep_h, d.h_out, dh_before)  # dh is now dLoss/dh~, h~ = z * h + (1 - z) * input_mask * n
     if masks.input_mask is None:
         xp.subtract(h, n, out=dz)
     else:
@@ -60,7 +60,7 @@ def gru_backward(a: Array, h: Array, masks: Masks, d: Gradients, scratch: Array)
     dz *= dh
     xp.multiply(dh, z, out=w)
     dh_before += w
-    dh -= w  # that of input_mask * n
+    dh -= w  # dLoss/d(input_mask * n)
     if masks.input_mask is not None:
         dh *= masks.input_mask
     xp.multiply(n, n, out=n)  # da_n = dn * (1 - n^2)
@@ -70,10 +70,10 @@ def gru_backward(a: Array, h: Array, masks: Masks, d: Gradients, scratch: Array)
 
 
 def gru_gates_backward(a: Array, h: Array, hidden_mask: Mask, d_reset: Array, h_before: Array, scratch: Array) -> None:
-    """The first half of a step backwards.
+    """The backward pass of the first half of a step.
 
     In: the first H rows of ``a``, the gate r; ``h`` (H, B) the previous state, after its hidden mask; ``d_reset``
-    (H, B) dLoss/d(r * h), used up. Out: these rows become dLoss/d(pre-activation of r); what goes through r * h is
+    (H, B) dLoss/d(r * h), overwritten. Out: these rows become dLoss/d(pre-activation of r); what goes through r * h is
     added to ``h_before``, dLoss/d(previous state). Scratch: at least (H, B).
     """
     xp, r, dr = array_module(a), a[: len(h)], scratch[: len(h)]

@@ -32,7 +32,7 @@ def lstm_forward(
 
 
 def lstm_backward(a: Array, c: Array, tanh_c: Array, masks: Masks, d: Gradients, scratch: Array) -> None:
-    """One step of the LSTM backwards, up to its matrix product.
+    """The backward pass of one step of the LSTM, up to its matrix product.
 
     In: ``a`` (4H, B) the gates; ``c`` (H, B) the previous cell; ``tanh_c`` (H, B); ``d``, see `Gradients`.
     Out: ``a`` dLoss/d(pre-activations); ``d.c_before``; the part of ``d.h_before`` that does not go through W_h.
@@ -43,29 +43,29 @@ def lstm_backward(a: Array, c: Array, tanh_c: Array, masks: Masks, d: Gradients,
     d_gates, w = scratch[: 4 * H], scratch[4 * H : 5 * H]
     di, df, dg, do = d_gates[:H], d_gates[H : 2 * H], d_gates[2 * H : 3 * H], d_gates[3 * H :]
     dh, dc, dc_before = d.h, d.c, d.c_before
-    zone_out_back(dh, masks.keep_h, d.h_out, d.h_before)  # dh is now that of h~
-    zone_out_back(dc, masks.keep_c, d.c_out, dc_before)  # dc is now that of c~, without its way through h~
+    zone_out_back(dh, masks.keep_h, d.h_out, d.h_before)  # dh is now dLoss/dh~
+    zone_out_back(dc, masks.keep_c, d.c_out, dc_before)  # dc is now dLoss/dc~, without the part through h~
 
     xp.multiply(dh, tanh_c, out=do)  # h~ = o * tanh(c~)
     xp.multiply(tanh_c, tanh_c, out=w)
     xp.subtract(1, w, out=w)
     w *= o
     w *= dh
-    dc += w  # complete
+    dc += w  # dc is now complete
 
     xp.multiply(dc, c, out=df)  # c~ = f * c + input_mask * i * g
     xp.multiply(dc, f, out=w)
     dc_before += w
-    d_update = dc if masks.input_mask is None else xp.multiply(dc, masks.input_mask, out=dh)  # that of i * g
+    d_update = dc if masks.input_mask is None else xp.multiply(dc, masks.input_mask, out=dh)  # dLoss/d(i * g)
     xp.multiply(d_update, g, out=di)
     xp.multiply(d_update, i, out=dg)
     gates_back(a, d_gates, scratch[4 * H :])
 
 
 def activate_gates(a: Array) -> None:
-    """Pre-activations (4H, B) of i, f, g, o to gates: sigmoid, sigmoid, tanh, sigmoid.
+    """Turn pre-activations (4H, B) of i, f, g, o into gates: sigmoid, sigmoid, tanh, sigmoid.
 
-    One tanh serves all of them, since sigmoid(a) = 0.5 * tanh(0.5 * a) + 0.5.
+    One call of tanh computes all of them, since sigmoid(a) = 0.5 * tanh(0.5 * a) + 0.5.
     """
     H = len(a) // 4
     i_and_f, o = a[: 2 * H], a[3 * H :]
@@ -79,9 +79,9 @@ def activate_gates(a: Array) -> None:
 
 
 def gates_back(a: Array, d_gates: Array, scratch: Array) -> None:
-    """Gates i, f, g, o (4H, B) become dLoss/d(pre-activations), from ``d_gates``, dLoss/d(gates). Scratch: (4H, B).
+    """Turn gates i, f, g, o (4H, B) into dLoss/d(pre-activations), from ``d_gates``, dLoss/d(gates). Scratch: (4H, B).
 
-    The derivative is s - s^2 for the sigmoids and 1 - g^2 for g: one subtraction serves all of them.
+    The derivative is s - s^2 for the sigmoids and 1 - g^2 for g: one subtraction computes all of them.
     """
     H = len(a) // 4
     array_module(a).multiply(a, a, out=scratch)
@@ -91,7 +91,7 @@ def gates_back(a: Array, d_gates: Array, scratch: Array) -> None:
 
 
 def sigmoid_back(s: Array, ds: Array) -> None:
-    """Gates ``s`` become dLoss/d(their pre-activations), ``ds * s * (1 - s)``; ``ds`` is used up."""
+    """Turn gates ``s`` into dLoss/d(pre-activations), ``ds * s * (1 - s)``; ``ds`` is overwritten."""
     ds *= s
     array_module(s).subtract(1, s, out=s)
     s *= ds

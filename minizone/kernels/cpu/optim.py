@@ -20,5 +20,5 @@ def norm(arrays: Sequence[Array]) -> float:
 
 
 def clip_factor(norm: float, clip: float) -> float:
-    """The factor that shortens arrays of this norm to the norm ``clip``; 1 if they are not longer, or clip is 0."""
+    """The factor that scales arrays of this norm down to the norm ``clip``; 1 if ``norm <= clip`` or ``clip`` is 0."""
     return clip / norm if 0 < clip < norm else 1.0

@@ -6,16 +6,16 @@ from minizone.backend import Array, array_module
 
 
 def which_count(targets: Array, ignore_index: int) -> tuple[Array, int]:
-    """Where targets (T, B) are not ``ignore_index``, and how often. Raises ValueError if that is nowhere."""
+    """Which targets (T, B) are not ``ignore_index``, and how many. Raises ValueError if there are none."""
     counted = targets != ignore_index
     n = int(counted.sum())
     if n == 0:
-        raise ValueError(f"all targets are ignore_index, {ignore_index}, but a mean needs at least one that counts")
+        raise ValueError(f"all targets are ignore_index = {ignore_index}, but the mean needs at least one other target")
     return counted, n
 
 
 def cross_entropy_forward(scores: Array, targets: Array) -> tuple[Array, Array]:
-    """Probabilities (T, V, B) and -log p(target) in nats (T, B), of scores (T, V, B) and targets (T, B).
+    """Probabilities (T, V, B) and -log p(target) in nats (T, B), for scores (T, V, B) and targets (T, B).
 
     Raises IndexError for a target that is not a class.
     """
@@ -31,7 +31,7 @@ def cross_entropy_forward(scores: Array, targets: Array) -> tuple[Array, Array]:
 
 
 def cross_entropy_backward(p: Array, targets: Array, scale: Array) -> Array:
-    """dLoss/dscores (T, V, B), from the probabilities and dLoss/d(nats), the same for all columns: ()."""
+    """dLoss/dscores (T, V, B), from the probabilities and ``scale`` (), the dLoss/d(nats) of every column."""
     gx = p * scale
     gx[_right(targets)] -= scale
     return gx

@@ -1,4 +1,4 @@
-"""A thread of our own beside those of the matrix products. NumPy releases the interpreter lock while it computes."""
+"""A thread in addition to those of the matrix products. NumPy releases the interpreter lock while it computes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from threadpoolctl import ThreadpoolController
 
 @contextmanager
 def follower(worth: bool) -> Iterator[Callable[..., Any]]:
-    """A context that gives a function: ``later(f, *arguments)`` calls f in a second thread, one call after the other.
+    """Yield a function: ``later(f, *arguments)`` calls f in a second thread, one call after the other.
 
-    The end of the context waits for all calls. Inside it each matrix product runs in the thread that asks for it, so
-    that the two threads have a core each. Where it is not ``worth`` a thread, ``later`` calls f at once.
+    The context manager waits for all calls when it exits. Inside, every matrix product runs in the thread that calls
+    it, so that the two threads have a core each. If a thread is not ``worth`` it, ``later`` calls f at once.
     """
     if not worth:
         yield lambda f, *arguments: f(*arguments)
@@ -41,5 +41,5 @@ def _blas() -> ThreadpoolController:
 
 
 if hasattr(os, "register_at_fork"):
-    # A forked process has none of its parent's threads: it makes its own.
+    # A forked process does not have its parent's threads, so it must create its own.
     os.register_at_fork(after_in_child=_executor.cache_clear)

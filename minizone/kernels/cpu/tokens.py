@@ -1,4 +1,4 @@
-"""Tokens: columns of a matrix by their numbers, and the gradients of such columns."""
+"""Tokens: the columns of a matrix that they select, and the gradients of these columns."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from minizone.backend import Array, array_module
 
 
 def check_tokens(tokens: Array, V: int) -> None:
-    """Raise IndexError unless all tokens are in [0, V). (On a GPU, where to look is to wait, they become NaN.)"""
+    """Raise IndexError unless all tokens are in [0, V). (A GPU does not check; there they select NaN.)"""
     if tokens.size and not (int(tokens.min()) >= 0 and int(tokens.max()) < V):
         raise IndexError(f"tokens must be in [0, {V}), got {int(tokens.min())} to {int(tokens.max())}")
 
@@ -18,7 +18,7 @@ def take_columns(W: Array, tokens: Array) -> Array:
 
 
 def add_up_tokens(da: Array, x: Array, dW_x: Array) -> None:
-    """Add da (4H, T*B), the gradients where tokens x (T, B) were seen, to these tokens' columns in dW_x (4H, D)."""
+    """Add da (M, T*B), the gradients at tokens x (T, B), to the columns of these tokens in dW_x (M, V)."""
     xp, tokens = array_module(da), x.reshape(-1)
     if not tokens.size:
         return

@@ -7,10 +7,10 @@ from minizone.kernels.step import Mask
 
 
 def zone_out(old: Array, new: Array, keep: Mask, out: Array, scratch: Array) -> None:
-    """``out = keep * old + (1 - keep) * new``, all (H, B); ``new`` is used up.
+    """``out = keep * old + (1 - keep) * new``, all (H, B); ``new`` is overwritten.
 
-    Computed as ``keep * old + (new - keep * new)``: with keep = 1 that is exactly ``old``, with keep = 0 exactly
-    ``new``.
+    Computed as ``keep * old + (new - keep * new)``, which is exactly ``old`` for keep = 1 and exactly ``new`` for
+    keep = 0.
     """
     xp = array_module(new)
     if keep is None:
@@ -25,7 +25,7 @@ def zone_out(old: Array, new: Array, keep: Mask, out: Array, scratch: Array) -> 
 def zone_out_back(d: Array, keep: Mask, d_out: Array | None, d_old: Array) -> None:
     """The backward pass of `zone_out`, all (H, B).
 
-    In: ``d``, dLoss/d(the state after zoneout) from later steps; ``d_out``, what the loss adds to it directly.
+    In: ``d``, dLoss/d(the state after zoneout) from later steps; ``d_out``, the same directly from the loss, or None.
     Out: ``d`` becomes dLoss/d(new) = (1 - keep) * d; ``d_old`` = keep * d.
     """
     if d_out is not None:

@@ -1,7 +1,7 @@
 """The elementwise part of a batch-normalized LSTM step as one kernel for each direction.
 
-A hidden unit belongs to one warp: its lanes share the examples, so that the means over a minibatch are sums over the
-lanes, and everything else that a unit needs stays in the lane.
+One warp computes one hidden unit, and its lanes share the examples. Means over a minibatch are sums over the lanes;
+everything else stays within a lane.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from minizone.kernels.gpu.cuda import Kernel
 from minizone.kernels.gpu.zoneout import FUNCTIONS
 from minizone.kernels.step import Gradients, Masks, Normalization
 
-LANES = 32  # of a warp
+LANES = 32  # threads of a warp
 
 _PREAMBLE = """
 #define LANES @LANES@
@@ -26,7 +26,7 @@ template <typename T> __device__ T over_lanes(T sum) {
     return sum;
 }
 
-template <typename T> __device__  // one row s (B,); its statistics go in if they are given, and else come out
+template <typename T> __device__  // one row s (B,); its statistics are inputs if given, else outputs
 void normalize(T* s, T* mean, T* variance, T* inverse, T epsilon, bool given, int B, int lane) {
     T m = *mean, v = *variance;
     if (!given) {
@@ -42,7 +42,7 @@ void normalize(T* s, T* mean, T* variance, T* inverse, T epsilon, bool given, in
     if (lane == 0) { *mean = m;  *variance = v;  *inverse = scale; }
 }
 
-template <typename T> __device__  // s_hat (B,) becomes dLoss/ds, from d (B,), dLoss/d(gamma * s_hat + beta)
+template <typename T> __device__  // s_hat (B,) becomes dLoss/ds; d (B,) is dLoss/d(gamma * s_hat + beta)
 void normalize_back(const T* d, T* s_hat, T scale, T* d_gamma, T* d_beta, bool given, int B, int lane) {
     T sum = 0, products = 0;
     EXAMPLES { sum += d[n];  products += d[n] * s_hat[n]; }
@@ -60,7 +60,7 @@ def _mask_params(name: str) -> str:
 
 
 def _mask(mask: Any, absent: float, any_array: Array) -> tuple[Any, ...]:
-    """A mask that broadcasts to (H, B) as array, number for all, and how far apart its units and its examples are."""
+    """A mask that broadcasts to (H, B) as array, number (without an array), stride of units, stride of examples."""
     if mask is None or not hasattr(mask, "ndim"):
         return any_array, absent if mask is None else mask, -1, 0
     units, examples = (1, 1, *mask.shape)[-2:]
@@ -114,7 +114,7 @@ _BACKWARD = (
         const T keep = MASK(keep_h), out = a[3 * H * B + at], exposed = tanh_c[at];
         if (has_h) dh[at] += dh_out[at];
         dh_before[at] = keep * dh[at];
-        dh[at] -= dh_before[at];  // now that of h~ = out * tanh(BN(c~))
+        dh[at] -= dh_before[at];  // now dLoss/dh~, h~ = out * tanh(BN(c~))
         d_normalized[at] = dh[at] * out * (1 - exposed * exposed);
         a[3 * H * B + at] = dh[at] * exposed * out * (1 - out);
     }
@@ -127,7 +127,7 @@ _BACKWARD = (
         const T keep = MASK(keep_c), in = a[at], forget = a[f_at], g = a[g_at];
         if (has_c) dc[at] += dc_out[at];
         dc_before[at] = keep * dc[at];
-        dc[at] += c_hat[at] - dc_before[at];  // now that of c~ = forget * c + input_mask * in * g
+        dc[at] += c_hat[at] - dc_before[at];  // now dLoss/dc~, c~ = forget * c + input_mask * in * g
         dc_before[at] += dc[at] * forget;
         const T d_update = dc[at] * MASK(input_mask);
         a[at] = d_update * g * in * (1 - in);
@@ -155,7 +155,7 @@ def bn_lstm_forward(
 ) -> None:  # fmt: skip
     """As `minizone.kernels.cpu.bn_lstm_forward`."""
     H, B = h.shape
-    if B == 0:  # no examples: there are only population statistics
+    if B == 0:  # no examples: nothing to compute
         return
     _kernel(_FORWARD, LANES)(
         H, B, norm.given, norm.epsilon, norm.gamma, norm.b, norm.gamma_c, norm.beta_c, h, c,
@@ -174,7 +174,7 @@ def bn_lstm_backward(
         d_gamma[...] = 0
         d_beta[...] = 0
         return
-    h_out = c if d.h_out is None else d.h_out  # any array, where the kernel does not read it
+    h_out = c if d.h_out is None else d.h_out  # any array, since the kernel does not read it
     c_out = c if d.c_out is None else d.c_out
     _kernel(_BACKWARD, LANES)(
         H, B, norm.given, norm.gamma, norm.gamma_c, norm.inverse, c,

@@ -1,6 +1,6 @@
-"""What only a GPU has: kernels made from C++ source, matrix products that can be recorded, and CUDA graphs.
+"""Only for a GPU: kernels compiled from C++ source, matrix products that can be recorded, and CUDA graphs.
 
-Nothing here is used, or compiled, before an array is on a GPU.
+Nothing here is used or compiled until an array is on a GPU.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from minizone import backend
 from minizone.backend import Array
 from minizone.kernels.workspace import Workspace
 
-CUBLAS_WORKSPACE = 32 * 2**20  # bytes; what NVIDIA advises for its latest GPUs
-MOST_WORKSPACES = 16  # kept for the next sequence of the same shapes
+CUBLAS_WORKSPACE = 32 * 2**20  # bytes, as NVIDIA recommends for its latest GPUs
+MOST_WORKSPACES = 16  # kept for later sequences of the same shapes
 graphs_allowed = True  # False: every loop is launched step by step
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel that runs its body once for every element, compiled when it is first called; `cupy.ElementwiseKernel`.
+    """A kernel that runs its body for every element (`cupy.ElementwiseKernel`), compiled on its first call.
 
-    Called with its in- and out-arguments. In the body, ``i`` is the number of the element, parameters are elements, and
-    raw parameters whole arrays.
+    Call it with its inputs and then its outputs. In the body, ``i`` is the index of the element, parameters are
+    elements, and raw parameters are whole arrays.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Reduction:
-    """A sum over axes of something that is computed from each element; `cupy.ReductionKernel`."""
+    """A sum over axes of a function of each element (`cupy.ReductionKernel`), compiled on its first call."""
 
     name: str
     in_params: str
@@ -67,9 +67,9 @@ def _compiled(cupy: Any, kernel: Kernel | Reduction) -> Callable[..., Any]:
 
 
 class Blas:
-    """cuBLAS, called past CuPy, which refuses to call it while a graph is recorded (cupy issue 6290).
+    """cuBLAS, called directly, because CuPy refuses to call it while a graph is recorded (cupy issue 6290).
 
-    It gets its workspace from us: otherwise it allocates one inside every graph.
+    Its workspace is allocated here. Otherwise cuBLAS would allocate one inside every graph.
     """
 
     def __init__(self, cupy: Any, library: Any):
@@ -86,12 +86,12 @@ class Blas:
         self.gemms = {"f": (library.cublasSgemm_v2, ctypes.c_float), "d": (library.cublasDgemm_v2, ctypes.c_double)}
 
     def gemm(self, W: Array, x: Array, out: Array, beta: float) -> None:
-        """``out = W @ x + beta * out``; (M, K), (K, N), (M, N), C-contiguous.
+        """``out = W @ x + beta * out``; W (M, K), x (K, N), out (M, N), C-contiguous.
 
-        cuBLAS stores columns one after the other, so what it sees are the transposes: out.T = x.T @ W.T.
+        cuBLAS stores matrices column by column, so it sees the transposes: out.T = x.T @ W.T + beta * out.T.
         """
         stream = backend.cupy.cuda.get_current_stream().ptr
-        if stream != self.stream:  # a change of the stream takes the workspace away
+        if stream != self.stream:  # setting a stream resets the workspace
             self._check(self.library.cublasSetStream_v2(self.handle, stream))
             size = CUBLAS_WORKSPACE
             self._check(self.library.cublasSetWorkspace_v2(self.handle, self.workspace.data.ptr, size))
@@ -109,10 +109,10 @@ class Blas:
 
 
 def gemm(W: Array, x: Array, out: Array, beta: float = 0.0) -> None:
-    """``out = W @ x + beta * out`` in place, in the current stream; all of the dtype of ``out`` and C-contiguous."""
+    """``out = W @ x + beta * out`` in place, in the current stream; all C-contiguous and of the dtype of ``out``."""
     for array in (W, x, out):
         if not array.flags.c_contiguous or array.dtype != out.dtype:
-            raise ValueError(f"gemm: an array {array.shape} of {array.dtype} is not contiguous or not of {out.dtype}")
+            raise ValueError(f"gemm: an array {array.shape} of {array.dtype} must be C-contiguous and of {out.dtype}")
     if out.size:
         _blas(backend.cupy, backend.cupy.cuda.Device().id).gemm(W, x, out, beta)
 
@@ -126,23 +126,23 @@ def _blas(cupy: Any, device: int) -> Blas:
 
 
 class ReplayedWorkspace(Workspace):
-    """Arrays that stay where they are from one sequence to the next one of the same shapes.
+    """Arrays that keep their addresses from one sequence to the next of the same shapes.
 
-    So the launches of a loop over time are the same each time: the second time they are recorded as a CUDA graph, and
-    from then on played back with one launch. (The first time compiles kernels and fills the memory pool.)
+    The launches of a loop over time are then the same each time. The first run compiles kernels and fills the memory
+    pool, the second is recorded as a CUDA graph, and from then on the graph is replayed with one launch.
     """
 
     def __init__(self, xp: Any, key: Hashable):
         super().__init__(xp)
         self.key = key
         self.arrays: dict[str, Array] = {}
-        self.graphs: dict[Hashable, Any] = {}  # None: has run, but is not recorded
+        self.graphs: dict[Hashable, Any] = {}  # None: has run, but is not recorded yet
 
     def empty(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         if name not in self.arrays:
             try:
                 self.arrays[name] = super().empty(name, shape, dtype)
-            except MemoryError:  # what other shapes have left behind may be in the way
+            except MemoryError:  # unused workspaces of other shapes may fill the memory
                 _free.clear()
                 self.arrays[name] = super().empty(name, shape, dtype)
         return self.arrays[name]
@@ -172,11 +172,11 @@ class ReplayedWorkspace(Workspace):
         del _free[:-MOST_WORKSPACES]
 
 
-_free: list[ReplayedWorkspace] = []  # those that nobody uses now, the latest last
+_free: list[ReplayedWorkspace] = []  # those not in use, the latest last
 
 
 def workspace(xp: Any, key: Hashable | None) -> Workspace:
-    """One that was used for the same ``key`` before, or a new one; plain without a key, or without graphs."""
+    """A workspace used for this ``key`` before, or a new one; a plain `Workspace` without a key or without graphs."""
     if key is None or not graphs_allowed:
         return Workspace(xp)
     key = xp.cuda.Device().id, key
@@ -188,9 +188,9 @@ def workspace(xp: Any, key: Hashable | None) -> Workspace:
 
 
 def record(body: Callable[[], None]) -> Any:
-    """The launches of ``body`` as a CUDA graph. Nothing in it may allocate, copy from or to the host, or wait.
+    """Record the launches of ``body`` as a CUDA graph. It must not allocate, copy from or to the host, or wait.
 
-    Where that fails there is a warning, None, and no further attempt.
+    If that fails, warn, return None, and do not try again.
     """
     global graphs_allowed
     stream = backend.cupy.cuda.Stream(non_blocking=True)
@@ -202,7 +202,7 @@ def record(body: Callable[[], None]) -> Any:
             finally:
                 graph = stream.end_capture()
         return graph
-    except Exception as error:  # of CUDA, CuPy or cuBLAS, whose versions decide what can be recorded
+    except Exception as error:  # of CUDA, CuPy or cuBLAS: their versions decide what can be recorded
         graphs_allowed = False
-        warnings.warn(f"loops are launched step by step, no CUDA graph could be recorded: {error}", stacklevel=2)
+        warnings.warn(f"no CUDA graph could be recorded, so loops are launched step by step: {error}", stacklevel=2)
         return None

@@ -1,4 +1,4 @@
-"""The elementwise parts of a GRU step, each as one kernel; `i` is a unit of an example."""
+"""The elementwise parts of a GRU step, each as one kernel; ``i`` is one unit of one example."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ _BACKWARD = Kernel(
 
 
 def gru_backward(a: Array, h: Array, masks: Masks, d: Gradients, scratch: Array) -> None:
-    """As `minizone.kernels.cpu.gru_backward`; it leaves ``d.h`` as it is."""
+    """As `minizone.kernels.cpu.gru_backward`; it does not change ``d.h``."""
     keep_h, input_mask = or_number(masks.keep_h, 0), or_number(masks.input_mask, 1)
     _BACKWARD(h, keep_h, input_mask, d.h, or_number(d.h_out, 0), a, d.h_before)
 
@@ -79,5 +79,5 @@ _GATES_BACKWARD = Kernel(
 
 
 def gru_gates_backward(a: Array, h: Array, hidden_mask: Mask, d_reset: Array, h_before: Array, scratch: Array) -> None:
-    """As `minizone.kernels.cpu.gru_gates_backward`; it leaves ``d_reset`` as it is."""
+    """As `minizone.kernels.cpu.gru_gates_backward`; it does not change ``d_reset``."""
     _GATES_BACKWARD(h, or_number(hidden_mask, 1), d_reset, a, h_before)

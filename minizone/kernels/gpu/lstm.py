@@ -1,4 +1,4 @@
-"""The elementwise part of an LSTM step as one kernel for each direction; `i` is a unit of an example."""
+"""The elementwise part of an LSTM step as one kernel for each direction; ``i`` is one unit of one example."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _BACKWARD = Kernel(
 
 
 def lstm_backward(a: Array, c: Array, tanh_c: Array, masks: Masks, d: Gradients, scratch: Array) -> None:
-    """As `minizone.kernels.cpu.lstm_backward`; it leaves ``d.h`` and ``d.c`` as they are."""
+    """As `minizone.kernels.cpu.lstm_backward`; it does not change ``d.h`` and ``d.c``."""
     keep_h, keep_c = or_number(masks.keep_h, 0), or_number(masks.keep_c, 0)
     h_out, c_out = or_number(d.h_out, 0), or_number(d.c_out, 0)
     mask = or_number(masks.input_mask, 1)

@@ -1,7 +1,7 @@
-"""The optimizers on a GPU: the norm that stays there, and the formulas of `minizone.optim` as one kernel each.
+"""The optimizers on a GPU: the norm, which stays on the device, and one kernel for each formula of `minizone.optim`.
 
-The host does not wait for the norm, so it cannot skip the update when the norm is not finite. The kernels do:
-`clip_factor` is NaN then, the gradient times this factor is NaN, and where it is NaN nothing changes.
+The host does not wait for the norm, so it cannot skip an update if the norm is not finite. The kernels skip it:
+`clip_factor` is then NaN, the gradient times this factor is NaN, and nothing changes where it is NaN.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CLIP_FACTOR = Kernel(
 
 
 def clip_factor(norm: Array, clip: float) -> Array:
-    """The factor that shortens arrays of this norm to the norm ``clip``; 1 if they are not longer, or clip is 0.
+    """The factor that scales arrays of this norm down to the norm ``clip``; 1 if ``norm <= clip`` or ``clip`` is 0.
 
     NaN if the norm is not finite.
     """
@@ -37,7 +37,7 @@ def clip_factor(norm: Array, clip: float) -> Array:
 
 
 def _update(name: str, constants: str, averages: str, formula: str) -> Kernel:
-    """A kernel from the lines that compute ``step`` and the averages from the gradient g."""
+    """A kernel from the statements that compute ``step`` and the averages from the gradient g, unless g is NaN."""
     body = f"step = 0; if (!isnan(g)) {{ {formula} }}"
     return Kernel(name, "T g, " + constants, averages + "T step", body)
 

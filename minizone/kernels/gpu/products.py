@@ -16,7 +16,7 @@ def product(W: Array, h: Array, out: Array) -> None:
 
 
 def add_product(W: Array, h: Array, out: Array, mask: Array | None, scratch: Array) -> None:
-    """``out += mask * (W @ h)``: one product, and with a mask one kernel more. Scratch: at least (M, B)."""
+    """``out += mask * (W @ h)``: one product, and one more kernel if there is a mask. Scratch: at least (M, B)."""
     if mask is None:
         gemm(W, h, out, 1.0)
     else:

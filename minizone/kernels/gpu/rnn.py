@@ -32,11 +32,11 @@ _BACKWARD = Kernel(
     const T dh = dh_later + dh_out;
     dh_before = keep_h * dh;
     const T dh_new = dh - dh_before;
-    a = dh_new * (relu ? (a > 0 ? T(1) : a) : 1 - a * a);  // of a rectifier, a is 0 or NaN if not above 0
+    a = dh_new * (relu ? (a > 0 ? T(1) : a) : 1 - a * a);  // for a rectifier, a is 0 or NaN unless it is above 0
     """,
 )
 
 
 def rnn_backward(a: Array, masks: Masks, relu: bool, d: Gradients) -> None:
-    """As `minizone.kernels.cpu.rnn_backward`; it leaves ``d.h`` as it is."""
+    """As `minizone.kernels.cpu.rnn_backward`; it does not change ``d.h``."""
     _BACKWARD(or_number(masks.keep_h, 0), d.h, or_number(d.h_out, 0), relu, a, d.h_before)

@@ -25,7 +25,7 @@ _CROSS_ENTROPY_BACKWARD = Kernel(
 
 
 def which_count(targets: Array, ignore_index: int) -> tuple[Array, Array]:
-    """Where targets (T, B) are not ``ignore_index``, and how often, an array (): the host does not see if it is 0."""
+    """Which targets (T, B) are not ``ignore_index``, and how many: an array () that is not copied to the host."""
     counted = targets != ignore_index
     return counted, counted.sum()
 
@@ -43,7 +43,7 @@ def cross_entropy_forward(scores: Array, targets: Array) -> tuple[Array, Array]:
 
 
 def cross_entropy_backward(p: Array, targets: Array, scale: Array) -> Array:
-    """dLoss/dscores (T, V, B), from the probabilities and dLoss/d(nats), the same for all columns: ()."""
+    """dLoss/dscores (T, V, B), from the probabilities and ``scale`` (), the dLoss/d(nats) of every column."""
     xp, (V, B) = array_module(p), p.shape[-2:]
     gx = xp.empty(p.shape, p.dtype)
     _CROSS_ENTROPY_BACKWARD(p, xp.expand_dims(targets, -2), scale, V, B, gx)

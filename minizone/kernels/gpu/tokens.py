@@ -1,4 +1,4 @@
-"""Tokens on a GPU: columns of a matrix by their numbers, and the gradients of such columns."""
+"""Tokens on a GPU: the columns of a matrix that they select, and the gradients of these columns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from minizone.kernels.gpu.cuda import Kernel
 
 
 def check_tokens(tokens: Array, V: int) -> None:
-    """Do nothing: a check would wait for the GPU. A token out of range selects NaN, and so the loss becomes NaN."""
+    """Do nothing: a check would wait for the GPU. A token out of range selects NaN, so that the loss becomes NaN."""
 
 
 def take_columns(W: Array, tokens: Array) -> Array:
@@ -39,7 +39,7 @@ _ADD_UP_TOKENS = Kernel(
     "raw T da, raw I token, raw J order, int64 N, int64 V",
     "raw T dW",
     """
-    const long long row = i / N, k = i % N, v = token[k];  // tokens in ascending order; each run has one thread a row
+    const long long row = i / N, k = i % N, v = token[k];  // tokens are sorted; one thread a row and run of equal ones
     if (0 <= v && v < V && (k == 0 || token[k - 1] != v)) {
         T sum = 0;
         for (long long n = k; n < N && token[n] == v; ++n) sum += da[row * N + order[n]];
@@ -50,9 +50,9 @@ _ADD_UP_TOKENS = Kernel(
 
 
 def add_up_tokens(da: Array, x: Array, dW_x: Array) -> None:
-    """Add da (4H, T*B), the gradients where tokens x (T, B) were seen, to these tokens' columns in dW_x (4H, D).
+    """Add da (M, T*B), the gradients at tokens x (T, B), to the columns of these tokens in dW_x (M, V).
 
-    Without atomic additions, whose order, and so whose rounding, would be another one each time.
+    Uses no atomic additions, because their order, and therefore the rounding, would differ each time.
     """
     xp, tokens = array_module(da), x.reshape(-1)
     order = xp.argsort(tokens, kind="stable")

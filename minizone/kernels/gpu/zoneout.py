@@ -1,4 +1,4 @@
-"""What the kernels of all cells share: two functions in CUDA, and masks that are None."""
+"""Shared by the kernels of all cells: two functions in CUDA, and a number for masks that are None."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ template <typename T> __device__ T zone_out(T keep, T old, T fresh) { return kee
 
 
 def or_number(array: Mask, number: float) -> Array | float:
-    """A mask, or gradient, for a kernel: ``number`` in the place of None."""
+    """A mask or gradient as an argument of a kernel; ``number`` if it is None."""
     return number if array is None else array
