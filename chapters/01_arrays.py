@@ -355,9 +355,10 @@ if __name__ == "__main__":
 # %% [markdown]
 # ## In the figure
 #
-# Above, left: from B = 2 on, an example costs less in a larger batch, and columns are the faster order on this machine.
-# A batch of one is special: the product of a matrix and a single vector has a faster routine of its own. Right: a time
-# step is read fastest where it is one contiguous piece of memory, and most slowly where time is the last axis.
+# Above, left: an example costs several times less in a large batch than in one of two examples. A batch of one is
+# special: the product of a matrix and a single vector has a faster routine of its own. Columns and rows are about
+# equally fast for most sizes. Right: a time step is read fastest where it is one contiguous piece of memory, and most
+# slowly where time is the last axis.
 #
 # The third measurement is printed. On a CPU the call returns when the result is there, so the two times differ by
 # chance only. On a GPU the first one would be much shorter.

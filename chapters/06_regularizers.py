@@ -451,9 +451,8 @@ if __name__ == "__main__":
 # %% [markdown]
 # ## In the figure
 #
-# Upper row: a cell with zoneout has flat stretches. With recurrent dropout the same cell moves toward 0 instead. With
-# variational dropout it takes another course, because the whole sequence runs with other weights. Weight noise changes
-# it least.
+# Upper row: a cell with zoneout has flat stretches. With recurrent dropout the same cell moves toward 0 instead.
+# Variational dropout and weight noise change this cell much less.
 #
 # Lower left and middle: with zoneout and with stochastic depth more of the gradient reaches the early steps. With
 # recurrent dropout less of it does, because $d_t$ also removes the paths through $i_t$ and $g_t$. Variational dropout

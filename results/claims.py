@@ -443,7 +443,7 @@ def crossover(plain: Group, zoneout: Group) -> list[str]:
     bests = [mean_and_spread(one.best_valid(), one.metric) for one in (plain, zoneout)]
     parts = plain.config["dataset"]["name"].split(", ")
     data = ", ".join(part for part in parts if not part.startswith(("first", "evaluated", "authors")))
-    network = {"gru": "GRU", "rnn": "tanh-RNN"}.get(plain.config["settings"]["rnn_type"], "")
+    network = {"gru": "GRU", "rnn": "tanh-RNN"}.get(plain.config["settings"].get("rnn_type"), "")
     size = ", ".join(filter(None, [data, network, scale(zoneout)]))
     return [plain.config["task"], size, f"{ahead} of {n}" if last < n else f"{ahead}, {n} epochs", *bests]
 
